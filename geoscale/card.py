@@ -1,0 +1,304 @@
+"""ModelCard: everything a model needs and gives, as data.
+
+Field names and values follow the STAC Machine Learning Model extension
+(https://github.com/stac-extensions/mlm) where it has a word for the thing;
+what it lacks (halo, alignment, fixed patch) is added here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geoscale.errors import CardError
+from geoscale.imports import is_trusted
+from geoscale.words import nearest_key
+
+TaskName = Literal["segmentation"]
+Units = Literal["raw", "reflectance"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Normalization(_Part):
+    """What is done to calibrated values before the network sees them."""
+
+    type: Literal["none", "mean-std", "callable"] = "none"
+    """``mean-std``: ``(x - mean) / std``; ``callable``: a Python function."""
+    mean: tuple[float, ...] = ()
+    """One per channel, in the units of the input."""
+    std: tuple[float, ...] = ()
+    """One per channel; never 0."""
+    callable: str | None = None
+    """``package.module:function`` or ``file.py:function`` beside the card; takes
+    and returns float32 (channel, y, x)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Normalization:
+        if self.type == "mean-std" and (
+            not self.mean or len(self.mean) != len(self.std) or 0.0 in self.std
+        ):
+            raise ValueError(
+                "mean-std needs `mean` and `std` of equal length, no std of 0; "
+                f"got {len(self.mean)} and {len(self.std)} values"
+            )
+        if self.type == "callable" and not self.callable:
+            raise ValueError("type callable needs `callable: module:function`")
+        return self
+
+
+class Patch(_Part):
+    """The pixels the network sees at once, and what it needs around them."""
+
+    size: Annotated[int, Field(ge=1, le=8192)] = 256
+    """Height and width, in px."""
+    fixed: bool = False
+    """Whether the network takes no other size."""
+    multiple_of: Annotated[int, Field(ge=1)] = 1
+    """Sizes must be multiples of this, in px."""
+    alignment: Annotated[int, Field(ge=1)] = 1
+    """Patches start on multiples of this, in px (phase of strided layers)."""
+    halo: Annotated[int, Field(ge=0)] | None = None
+    """Smallest ring, per side in px, at which a patch equals the whole image;
+    None where the network looks at the whole patch (squeeze-excite, attention,
+    instance norm) or where it was not measured."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Patch:
+        for name in ("multiple_of", "alignment"):
+            step = getattr(self, name)
+            if self.size % step:
+                raise ValueError(f"size {self.size} px is no multiple of {name} {step}")
+        if self.halo is not None and 2 * self.halo >= self.size:
+            raise ValueError(f"halo {self.halo} px leaves nothing of {self.size} px")
+        return self
+
+
+class ModelInput(_Part):
+    """What goes in."""
+
+    bands: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Bands of one date, in the network's order: common or sensor names."""
+    sensor: str | None = None
+    """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
+    frames: Annotated[int, Field(ge=1)] = 1
+    """Dates stacked as channels, oldest first; channels = frames x bands."""
+    units: Units = "reflectance"
+    """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
+    multiply: float = 1.0
+    """Calibrated values are multiplied by this before normalisation (10000
+    turns reflectance into harmonised Sentinel-2 digital numbers)."""
+    normalization: Normalization = Normalization()
+    """Applied last."""
+    fill: tuple[float, ...] | None = None
+    """Per channel, after `multiply`, for invalid pixels; default: the mean where
+    normalisation has one, else 0."""
+    patch: Patch = Patch()
+    """Size and context."""
+    gsd_m: tuple[float, float] | None = None
+    """Finest and coarsest ground sampling distance it was made for, in m."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.frames * len(self.bands)
+
+
+class OutputClass(_Part):
+    """One class of a map."""
+
+    value: Annotated[int, Field(ge=0, le=254)]
+    """Value stored in the map (255 is nodata)."""
+    name: str
+    """Short name, no spaces."""
+    title: str | None = None
+    """For people."""
+    color: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{6}$")] | None = None
+    """RRGGBB."""
+
+
+class ModelOutput(_Part):
+    """What comes out."""
+
+    classes: Annotated[tuple[OutputClass, ...], Field(min_length=1)]
+    """In the order of the network's channels."""
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """Turns what the file returns into scores; ``none`` if it already does."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelOutput:
+        values = [c.value for c in self.classes]
+        if len(set(values)) != len(values):
+            raise ValueError(f"class values repeat: {values}")
+        if len(values) < 2:
+            raise ValueError("a map needs two classes or more")
+        return self
+
+
+class Weights(_Part):
+    """Where the numbers are."""
+
+    href: str
+    """Path (relative to the card), URL, or ``package:NAME/file`` in a package."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the file; without it the plan records what it finds."""
+    format: Literal["safetensors", "state-dict", "onnx", "torchgeo"] | None = None
+    """Default: by the file's suffix."""
+
+
+class ModelCard(_Part):
+    """Card of a pretrained model: data only, no torch.
+
+    Examples
+    --------
+    >>> card = ModelCard.from_dict({
+    ...     "name": "toy", "architecture": "torchgeo.models:FCN",
+    ...     "weights": {"href": "toy.safetensors"},
+    ...     "input": {"bands": ["red", "nir"]},
+    ...     "output": {"classes": [{"value": 0, "name": "land"},
+    ...                            {"value": 1, "name": "water"}]}})
+    >>> card.input.channels, card.needs_trust
+    (2, False)
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:+-]*$")]
+    """Name by which it is asked for."""
+    title: str | None = None
+    """One line for people."""
+    task: TaskName = "segmentation"
+    """What its output means."""
+    architecture: str | None = None
+    """``package.module:Name`` or ``file.py:Name`` beside the card; None where the
+    file holds the network itself (ONNX)."""
+    architecture_args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the architecture."""
+    weights: Weights
+    """Where the numbers are."""
+    input: ModelInput
+    """What goes in."""
+    output: ModelOutput
+    """What comes out."""
+    license: str | None = None
+    """SPDX id, ``proprietary``, or None where unknown."""
+    citation: str | None = None
+    """How to cite it."""
+    notes: str | None = None
+    """Anything a user must know: training data, agreement, limits."""
+    base: str | None = None
+    """Folder that relative paths start from; set on loading, not hashed."""
+
+    @property
+    def needs_trust(self) -> bool:
+        """Whether building or feeding it runs Python code outside known packages."""
+        paths = (self.architecture, self.input.normalization.callable)
+        return any(path is not None and not is_trusted(path) for path in paths)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in channel order."""
+        return tuple(c.name for c in self.output.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form, defaults left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def hash(self) -> str:
+        """sha256 of everything that can change a result; paths do not count."""
+        data = self.model_dump(mode="json", exclude={"base", "notes", "citation"})
+        return hashlib.sha256(
+            json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "card") -> ModelCard:
+        """Check plain data and make a card of it.
+
+        Parameters
+        ----------
+        data : mapping
+            As YAML or JSON gives it.
+        where : str
+            Named in the error.
+
+        Returns
+        -------
+        ModelCard
+            The card.
+
+        Raises
+        ------
+        CardError
+            If a field is unknown, missing or of the wrong kind.
+        """
+        try:
+            card = cls.model_validate(dict(data))
+        except ValidationError as err:
+            raise CardError(f"{where}: {explain_validation(err, cls)}") from None
+        norm = card.input.normalization
+        if norm.type == "mean-std" and len(norm.mean) != card.input.channels:
+            raise CardError(
+                f"{where}: normalisation has {len(norm.mean)} means for "
+                f"{card.input.channels} channels; give one per channel"
+            )
+        return card
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelCard:
+        """Read a YAML or JSON card from a local file.
+
+        Raises
+        ------
+        CardError
+            If the file is missing, is not plain YAML, or is no card.
+        """
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CardError(f"model card {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
+            raise CardError(f"model card {path} cannot be read: {err}") from None
+        if not isinstance(data, dict):
+            raise CardError(
+                f"model card {path} holds {type(data).__name__}, not fields"
+            )
+        card = cls.from_dict(data, where=str(path))
+        return card.model_copy(update={"base": str(path.resolve().parent)})
+
+
+def explain_validation(err: ValidationError, model: type[BaseModel]) -> str:
+    """Put pydantic's findings into one sentence each, with the nearest key.
+
+    Parameters
+    ----------
+    err : ValidationError
+        What pydantic raised.
+    model : type
+        The model that was asked for.
+
+    Returns
+    -------
+    str
+        One line per finding: where, what, got, what to do.
+    """
+    lines = []
+    for item in err.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "top level"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"unknown key `{where}`{nearest_key(item['loc'], model)}")
+        elif item["type"] == "missing":
+            lines.append(f"`{where}` is missing")
+        else:
+            got = repr(item.get("input"))
+            got = got if len(got) <= 60 else got[:57] + "…"
+            text = item["msg"].removeprefix("Value error, ")
+            lines.append(f"`{where}`: {text[0].lower()}{text[1:]}; got {got}")
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Engine: one block kernel, two executors, one journal."""

@@ -1,0 +1,1 @@
+"""Models: cards to predictors; the only door to torch and ONNX Runtime."""

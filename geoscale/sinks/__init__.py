@@ -1,0 +1,1 @@
+"""Sinks: where finished blocks are stored, and what is made of them."""

@@ -1,0 +1,1 @@
+"""Sources: where imagery comes from, behind one protocol (`types.Source`)."""

@@ -1,0 +1,1 @@
+"""Tasks: what the network's output becomes."""

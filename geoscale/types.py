@@ -1,0 +1,203 @@
+"""The protocols through which the rooms meet, and the values they pass.
+
+Sources, models, tasks, sinks and executors never import each other; `api`
+introduces them. Contracts are prose here and tests in `geoscale.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoscale.windows import Window
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+Float = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+Array = NDArray[Any]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What a source gives for one window."""
+
+    data: Array
+    """(time, band, y, x), the stack's dtype; undefined where not valid."""
+    valid: Bool
+    """(time, y, x), True where every band holds a usable value."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Imagery on one geobox, read by window.
+
+    `read` is called in worker processes from several threads at once, may be
+    called again after a retry, and must then give the same bytes. A read that
+    fails raises `ReadError`; it never gives zeros or nodata instead. The
+    result must not depend on how a caller cuts its windows. A source is
+    cheap to make (it opens nothing before the first read) and is rebuilt on
+    every worker from `spec()`.
+    """
+
+    @property
+    def geobox(self) -> GeoBox:
+        """CRS, affine and shape of the stack."""
+        ...
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """ISO 8601 label of every time step, ascending, UTC, no zone suffix."""
+        ...
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, in the order of the data's band axis."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of `Pixels.data`."""
+        ...
+
+    def read(self, window: Window, times: Sequence[int]) -> Pixels:
+        """Read a window that lies inside the geobox, for some time steps."""
+        ...
+
+    def covers(self, window: Window, times: Sequence[int]) -> bool:
+        """Tell without reading whether any imagery may touch the window."""
+        ...
+
+    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
+        """Ids of the items that may touch the window, unsigned, sorted."""
+        ...
+
+    def spec(self) -> Json:
+        """Everything needed to rebuild this source elsewhere, as JSON."""
+        ...
+
+
+class Predictor(Protocol):
+    """A model held by this process, ready to run batches.
+
+    The engine calls `predict` for one batch at a time per device. The same
+    batch gives the same bytes.
+    """
+
+    @property
+    def batch(self) -> int:
+        """Patches per call; the engine pads the last batch to this number."""
+        ...
+
+    @property
+    def model_id(self) -> str:
+        """Hash of the loaded weights; equals the plan's or the run stops."""
+        ...
+
+    def predict(self, patches: Float) -> Float:
+        """Run a batch: float32 (n, channel, y, x) → float32 (n, class, y, x).
+
+        The result is activated (softmax or sigmoid as the card says), finite,
+        and has the patches' height and width.
+        """
+        ...
+
+
+class Task(Protocol):
+    """Turns merged scores of one block into the layers that are stored."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What is stored for every pixel."""
+        ...
+
+    def finish(self, scores: Float, valid: Bool) -> dict[str, Array]:
+        """(class, y, x) scores and (y, x) valid → one array per layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One stored array: (time, y, x), or (time, class, y, x)."""
+
+    name: str
+    """Name of the array in the output."""
+    dtype: str
+    """NumPy name of the stored dtype."""
+    fill_value: int | float
+    """Written where not valid; never a class."""
+    classes: int = 0
+    """Length of the class axis; 0 for none."""
+    attrs: tuple[tuple[str, Any], ...] = ()
+    """Attributes of the array, JSON-able, sorted by name."""
+
+    def block_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        """Shape of one block of this layer, without the time axis."""
+        return (self.classes, *shape) if self.classes else shape
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per pixel and class."""
+        return int(np.dtype(self.dtype).itemsize)
+
+
+class Sink(Protocol):
+    """Stores finished blocks.
+
+    `write` is called in worker processes. Each block is a whole number of
+    write units, so writers never share one; writing a block twice, late or
+    at once, leaves the store as writing it once. Metadata are written by
+    `create` and `finalize`, in the driver only.
+    """
+
+    def create(self) -> None:
+        """Lay out the store; no pixel is written."""
+        ...
+
+    def write(
+        self, time: int, core: Window, layers: Mapping[str, Array]
+    ) -> dict[str, str | None]:
+        """Write one block; return stored key → digest (None: not stored)."""
+        ...
+
+    def fetch_digest(self, key: str) -> str | None:
+        """Digest of what is stored under a key now; None where nothing is."""
+        ...
+
+    def drop(self, key: str) -> None:
+        """Delete a stored object, so that it can be written again."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs blocks somewhere and gives back one outcome for each."""
+
+    def execute(self, blocks: Sequence[int]) -> Iterator[Outcome]:
+        """Run the blocks; yield outcomes in any order, memory bounded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one attempt at one block ended; small enough to send anywhere."""
+
+    block: int
+    """Number of the block in the plan."""
+    ok: bool
+    """Whether every layer is stored."""
+    digests: Mapping[str, str | None]
+    """Stored key → digest; empty if not ok."""
+    stats: Mapping[str, Any]
+    """Counters and seconds: patches, valid_px, read_s, predict_s, write_s…"""
+    error: str = ""
+    """What went wrong, redacted; empty if ok."""
+    kind: str = ""
+    """``transient``, ``permanent``, ``process`` or ``run``; empty if ok."""
+    attempt: int = 1
+    """Which try this was."""
