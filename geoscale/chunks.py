@@ -1,0 +1,96 @@
+"""Cutting a stack into blocks and blocks into chunks; whole numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from geoscale.errors import PlanError
+from geoscale.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrid:
+    """Blocks of a (time, y, x) stack, numbered row by row, time outermost.
+
+    The cores cover every pixel of every time step once.
+
+    Examples
+    --------
+    >>> grid = BlockGrid(times=2, shape=(5, 7), block_px=4)
+    >>> grid.counts, len(grid), grid.core(3)
+    ((2, 2, 2), 8, Window(y0=4, x0=4, y1=5, x1=7))
+    """
+
+    times: int
+    """Time steps of the output."""
+    shape: tuple[int, int]
+    """Height and width of the stack, in px."""
+    block_px: int
+    """Height and width of a block, in px."""
+
+    def __post_init__(self) -> None:
+        if self.block_px < 1 or min(self.shape) < 1 or self.times < 1:
+            raise PlanError(
+                f"no block fits: {self.times} time steps of {self.shape} px "
+                f"in blocks of {self.block_px} px; each must be 1 or more"
+            )
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Blocks along time, y and x."""
+        height, width = self.shape
+        return self.times, ceil(height / self.block_px), ceil(width / self.block_px)
+
+    def __len__(self) -> int:
+        times, rows, columns = self.counts
+        return times * rows * columns
+
+    def index(self, number: int) -> tuple[int, int, int]:
+        """Position (time, y, x) of a block."""
+        _, rows, columns = self.counts
+        rest, x = divmod(number, columns)
+        time, y = divmod(rest, rows)
+        return time, y, x
+
+    def number(self, time: int, y: int, x: int) -> int:
+        """Give the number of the block at a position."""
+        _, rows, columns = self.counts
+        return (time * rows + y) * columns + x
+
+    def name(self, number: int) -> str:
+        """Name of a block for people and the journal: ``time-y-x``."""
+        return "-".join(str(i) for i in self.index(number))
+
+    def core(self, number: int) -> Window:
+        """Pixels the block writes, clipped to the stack."""
+        _, y, x = self.index(number)
+        size = self.block_px
+        return Window(y * size, x * size, (y + 1) * size, (x + 1) * size).clip(
+            self.shape
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+
+def choose_chunk(block_px: int, target_px: int = 512) -> int:
+    """Largest divisor of a block that is at most `target_px`, in px.
+
+    Chunks are what readers of the map fetch; shards (whole blocks) are what
+    is written.
+
+    Examples
+    --------
+    >>> choose_chunk(2048), choose_chunk(96), choose_chunk(1000, 512)
+    (512, 96, 500)
+    """
+    return next(
+        size for size in range(min(block_px, target_px), 0, -1) if block_px % size == 0
+    )
+
+
+def round_up(value: int, step: int) -> int:
+    """Smallest multiple of `step` that is at least `value`."""
+    return -(-value // step) * step

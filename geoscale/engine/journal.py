@@ -1,0 +1,208 @@
+"""The journal: progress, resume and provenance in the output store.
+
+Beside the arrays, in ``.geoscale/``:
+
+- ``plan.json``, ``blocks.parquet``: the plan, written once, first;
+- ``ledger/<epoch>-<run>-<n>.jsonl``: append-only segments of block records,
+  each put whole under a name of its own, so that there is nothing to lock;
+- ``final.json``: written last; its presence means complete and verified.
+
+Losing the newest segment costs recomputing its blocks, never a hole: a block
+counts as done only by its record, never because a chunk exists.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from geoscale.errors import OutputError
+from geoscale.plan import InferencePlan, name_differences
+from geoscale.storage import Folder
+from geoscale.types import Json, Outcome
+from geoscale.words import redact
+
+FOLDER = ".geoscale"
+SEGMENT_RECORDS = 32
+"""Records that a kill may lose, beside the blocks in flight (guarantee G4)."""
+SEGMENT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the records say, read at one moment."""
+
+    done: dict[int, dict[str, set[str | None]]] = field(default_factory=dict)
+    """Block → stored key → digests of all completed attempts."""
+    failed: dict[int, Json] = field(default_factory=dict)
+    """Block → last failure, for blocks that are not done."""
+    failures: dict[int, int] = field(default_factory=dict)
+    """Block → its own failures so far."""
+    stats: dict[int, Json] = field(default_factory=dict)
+    """Block → counters and seconds of its last completed attempt."""
+    epoch: int = 0
+    """Highest epoch seen; each driver takes the next."""
+    torn: int = 0
+    """Lines that could not be read; their blocks are run again."""
+
+
+class Journal:
+    """Plan and ledger of one output.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+    clock : callable
+        Seconds, for flushing only; nothing is decided by it.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.url = url
+        self._folder = Folder(url) / FOLDER
+        self._ledger = self._folder / "ledger"
+        self._clock = clock
+        self._pending: list[Json] = []
+        self._flushed = clock()
+        self._segment = 0
+        self._run = uuid.uuid4().hex[:12]
+        self._epoch = 0
+
+    def load_plan(self) -> InferencePlan | None:
+        """Plan of this output; None where nothing was begun."""
+        data = self._folder.get("plan.json")
+        table = self._folder.get("blocks.parquet")
+        if data is None or table is None:
+            return None
+        return InferencePlan.from_stored(data, table)
+
+    def begin(self, plan: InferencePlan) -> Ledger:
+        """Start or go on: store the plan or check it, take the next epoch.
+
+        Parameters
+        ----------
+        plan : InferencePlan
+            What is to be run.
+
+        Returns
+        -------
+        Ledger
+            What was done before.
+
+        Raises
+        ------
+        OutputError
+            If the output belongs to another plan; names the fields.
+        """
+        self.check(plan)
+        if self._folder.get("plan.json") is None:
+            # The table first: plan.json is what says that an output was begun.
+            self._folder.put("blocks.parquet", plan.states_parquet())
+            self._folder.put("plan.json", plan.to_json())
+        ledger = self.read()
+        self._epoch = ledger.epoch + 1
+        return ledger
+
+    def check(self, plan: InferencePlan) -> None:
+        """Refuse an output that another plan began.
+
+        Raises
+        ------
+        OutputError
+            Naming what differs.
+        """
+        stored = self.load_plan()
+        if stored is not None and stored.hash != plan.hash:
+            differences = name_differences(plan.identity(), stored.identity())
+            raise OutputError(
+                f"output {redact(self.url)} was begun by another plan "
+                f"({stored.hash[:12]}, this one is {plan.hash[:12]}):\n  "
+                + "\n  ".join(differences)
+                + "\nchange it back, or choose another output"
+            )
+
+    def add(self, outcome: Outcome) -> None:
+        """Note how a block ended; stored with the next flush."""
+        record: Json = {"b": outcome.block, "a": outcome.attempt}
+        if outcome.ok:
+            record |= {"d": dict(outcome.digests), "s": dict(outcome.stats)}
+        else:
+            record |= {"e": redact(outcome.error), "k": outcome.kind}
+        self._append(record)
+
+    def undo(self, blocks: Iterable[int]) -> None:
+        """Note that blocks are to be made again, and store it at once."""
+        for number in blocks:
+            self._append({"b": number, "undo": True})
+        self.flush()
+        self._folder.delete("final.json")
+
+    def flush(self) -> None:
+        """Store what is pending as one segment."""
+        self._flushed = self._clock()
+        if not self._pending:
+            return
+        name = f"{self._epoch:06d}-{self._run}-{self._segment:06d}.jsonl"
+        text = "".join(
+            json.dumps(r, separators=(",", ":")) + "\n" for r in self._pending
+        )
+        self._ledger.put(name, text.encode())
+        self._segment += 1
+        self._pending.clear()
+
+    def read(self) -> Ledger:
+        """Read every segment, oldest epoch first."""
+        ledger = Ledger()
+        for name in self._ledger.names():
+            if not name.endswith(".jsonl"):
+                continue
+            ledger.epoch = max(ledger.epoch, int(name[:6]))
+            for line in (self._ledger.get(name) or b"").splitlines():
+                try:
+                    record = json.loads(line)
+                    _apply(ledger, record)
+                except (ValueError, KeyError, TypeError):
+                    ledger.torn += 1
+        return ledger
+
+    def finish(self, summary: Json) -> None:
+        """Mark the output complete and verified; the last thing written."""
+        self.flush()
+        self._folder.put("final.json", json.dumps(summary, indent=1).encode())
+
+    def final(self) -> Json | None:
+        """Summary of a finished output; None where it is not finished."""
+        data = self._folder.get("final.json")
+        return None if data is None else dict(json.loads(data))
+
+    def _append(self, record: Json) -> None:
+        self._pending.append(record)
+        late = self._clock() - self._flushed > SEGMENT_SECONDS
+        if len(self._pending) >= SEGMENT_RECORDS or late:
+            self.flush()
+
+
+def _apply(ledger: Ledger, record: Json) -> None:
+    number = int(record["b"])
+    if record.get("undo"):
+        ledger.done.pop(number, None)
+        ledger.failures.pop(number, None)
+    elif "d" in record:
+        keys = ledger.done.setdefault(number, {})
+        for key, digest in record["d"].items():
+            # A late duplicate may have written other, equally valid bytes.
+            keys.setdefault(key, set()).add(digest)
+        ledger.stats[number] = record["s"]
+        ledger.failed.pop(number, None)
+    else:
+        if record["k"] != "lost":
+            ledger.failures[number] = ledger.failures.get(number, 0) + 1
+        if number not in ledger.done:
+            ledger.failed[number] = {
+                "error": record["e"],
+                "kind": record["k"],
+                "attempt": record["a"],
+            }
