@@ -92,6 +92,27 @@ class Folder:
             return []
         return sorted(str(p).rstrip("/").rpartition("/")[2] for p in found)
 
+    def find(self, name: str = "") -> list[str]:
+        """Names of all objects below a folder, relative to it, sorted."""
+        base = f"{self.path}/{name}".rstrip("/")
+        # A listing that was cached before other machines wrote would lie.
+        self._fs.invalidate_cache()
+        return sorted(str(p)[len(base) + 1 :] for p in self._fs.find(base))
+
+    def sweep_partials(self, older_s: float) -> list[str]:
+        """Delete abandoned partial files of a local folder; return their names."""
+        self.put(".clock", b"")  # the disk's own clock: hosts may disagree
+        now = (Path(self.path) / ".clock").stat().st_mtime
+        self.delete(".clock")
+        old = [
+            name
+            for name in self.find()
+            if name.endswith(".partial") and _age(Path(self.path) / name, now) > older_s
+        ]
+        for name in old:
+            self.delete(name)
+        return old
+
     def delete(self, name: str) -> None:
         """Delete an object; no error where there is none."""
         try:
@@ -153,6 +174,13 @@ def explain_os_error(err: OSError, where: str) -> Exception:
             "check its owner and mode, then run the same command again"
         )
     return err
+
+
+def _age(path: Path, now: float) -> float:
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # renamed meanwhile: it was alive
 
 
 def _put_local(target: Path, data: bytes) -> None:

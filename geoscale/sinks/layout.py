@@ -1,0 +1,251 @@
+"""The stored form of an output: metadata, encoded shards, and opening it again.
+
+Everything here is a function of a template or of a finished store; nothing
+here decides what a worker may write, which is `geoscale.sinks.zarr`.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from geoscale.errors import OutputError
+from geoscale.storage import Folder
+from geoscale.template import OutputTemplate
+from geoscale.types import Array, Json, Layer
+from geoscale.windows import Window
+from geoscale.words import redact
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+ROOT = "zarr.json"
+"""Key of a node's metadata."""
+STATE = ("geoscale", ".geoscale", "_geoscale")
+"""How names begin that the engine keeps beside the arrays."""
+
+
+def encode_shard(
+    metadata: bytes, time: int, window: Window, data: Array
+) -> bytes | None:
+    """Encode one shard without touching any store.
+
+    Parameters
+    ----------
+    metadata : bytes
+        The array's ``zarr.json``.
+    time : int
+        Number of the time step.
+    window : Window
+        Pixels of the shard, clipped to the array.
+    data : ndarray, (y, x) or (class, y, x)
+        Its pixels, in the array's dtype.
+
+    Returns
+    -------
+    bytes or None
+        The object to store; None where all of it is the fill value.
+    """
+    import zarr
+    from zarr.core.buffer.cpu import Buffer
+    from zarr.storage import MemoryStore
+
+    # A store of its own for every call: threads share nothing but zarr's loop.
+    objects: dict[str, Any] = {f"a/{ROOT}": Buffer.from_bytes(metadata)}
+    array = zarr.open_array(
+        MemoryStore(objects), path="a", mode="r+", zarr_format=3
+    ).with_config({"write_empty_chunks": False})
+    rows, columns = slice(window.y0, window.y1), slice(window.x0, window.x1)
+    array[time, ..., rows, columns] = data
+    shards = [value for key, value in objects.items() if key.startswith("a/c/")]
+    if len(shards) > 1:
+        raise AssertionError(f"block {window.as_tuple()} spans {len(shards)} shards")
+    return bytes(shards[0].to_bytes()) if shards else None
+
+
+def lay_out(template: OutputTemplate) -> dict[str, bytes]:
+    """Make all objects that a store has before its first block.
+
+    Parameters
+    ----------
+    template : OutputTemplate
+        What the store holds.
+
+    Returns
+    -------
+    dict
+        Key → bytes: ``zarr.json`` of the group and its arrays, coordinates.
+    """
+    import zarr
+    from zarr.codecs import ZstdCodec
+    from zarr.storage import MemoryStore
+
+    objects: dict[str, Any] = {}
+    root = zarr.create_group(
+        MemoryStore(objects), zarr_format=3, attributes=template.root_attrs()
+    )
+    # The default codec has no checksum: one flipped bit would read as data.
+    codec = ZstdCodec(level=3, checksum=True)
+    for layer in template.layers:
+        shape, shard, chunk = cut_shards(template, layer)
+        dims = ("time", "class", "y", "x") if layer.classes else ("time", "y", "x")
+        root.create_array(
+            layer.name,
+            shape=shape,
+            dtype=layer.dtype,
+            chunks=chunk,
+            shards=shard,
+            compressors=[codec],
+            fill_value=layer.fill_value,
+            dimension_names=dims,
+            attributes=template.layer_attrs(layer),
+        )
+    for name, (values, names, attrs) in template.coords().items():
+        array = root.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=tuple(max(1, n) for n in values.shape),
+            compressors=[codec],
+            dimension_names=names,
+            attributes=attrs,
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+    # From the start: readers of an unfinished map need not ask for every array.
+    _consolidate(objects)
+    return {key: bytes(value.to_bytes()) for key, value in objects.items()}
+
+
+def consolidate(folder: Folder, attrs: Mapping[str, Any]) -> None:
+    """Set root attributes and gather all metadata into the root, in one put.
+
+    Parameters
+    ----------
+    folder : Folder
+        The store.
+    attrs : mapping
+        JSON-able attributes to set on the root group.
+
+    Raises
+    ------
+    OutputError
+        If there is no store.
+    """
+    from zarr.core.buffer.cpu import Buffer
+
+    found = dict(_iter_metadata(folder))
+    root = parse_json(found.get(ROOT))
+    if root is None:
+        raise OutputError(
+            f"output {redact(folder.url)} is not there; run the job first"
+        )
+    root.pop("consolidated_metadata", None)
+    root["attributes"] = {**root.get("attributes", {}), **attrs}
+    found[ROOT] = json.dumps(root, indent=2).encode()
+    objects: dict[str, Any] = {k: Buffer.from_bytes(v) for k, v in found.items()}
+    _consolidate(objects)
+    folder.put(ROOT, bytes(objects[ROOT].to_bytes()))
+
+
+def _consolidate(objects: dict[str, Any]) -> None:
+    import zarr
+    from zarr.storage import MemoryStore
+
+    with warnings.catch_warnings():
+        # zarr warns that other readers may not know consolidated v3 metadata;
+        # they then read the single files, which stay.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(MemoryStore(objects), zarr_format=3)
+
+
+def open_output(url: str, *, group: str | None = None) -> xr.Dataset:
+    """Open an output lazily; nothing but metadata and coordinates is read.
+
+    Parameters
+    ----------
+    url : str
+        Local folder or any fsspec URL.
+    group : str, optional
+        Group inside it, such as ``overviews/2``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Class layers as stored integers, quantised layers as floats with NaN.
+
+    Raises
+    ------
+    OutputError
+        If there is no output.
+    """
+    import xarray as xr
+
+    if not Folder(url).exists(ROOT):
+        raise OutputError(f"output {redact(url)} is not there; run the job first")
+    found: xr.Dataset = xr.open_zarr(url, group=group, chunks=None, decode_coords="all")
+    return found
+
+
+def load_template(url: str) -> OutputTemplate:
+    """Rebuild the template of an output that geoscale made.
+
+    Raises
+    ------
+    OutputError
+        If there is no output, or another program made it.
+    """
+    root = parse_json(Folder(url).get(ROOT))
+    found = template_dict(root) if root is not None else None
+    if found is None:
+        raise OutputError(
+            f"output {redact(url)} is not there or is no map of geoscale; "
+            "check the path"
+        )
+    return OutputTemplate.from_dict(found)
+
+
+def template_dict(root: Json) -> Json | None:
+    """Layout that a root ``zarr.json`` carries; None where geoscale made none."""
+    ours = root.get("attributes", {}).get("geoscale", {})
+    found = ours.get("template") if isinstance(ours, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def cut_shards(
+    template: OutputTemplate, layer: Layer
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shape of a layer's array, of one shard and of one chunk, in px."""
+    # One shard holds all classes of a block (one put); one chunk holds one
+    # class, so that looking at one score does not decode the others.
+    block, chunk = template.block_px, template.chunk_px
+    classes = (layer.classes,) if layer.classes else ()
+    return (
+        template.array_shape(layer),
+        (1, *classes, block, block),
+        (1, *[1] * len(classes), chunk, chunk),
+    )
+
+
+def _iter_metadata(folder: Folder, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    data = folder.get(f"{prefix}{ROOT}")
+    if data is None:
+        return
+    yield f"{prefix}{ROOT}", data
+    if (parse_json(data) or {}).get("node_type") != "group":
+        return  # below an array lie shards, perhaps a million
+    below = folder / prefix.rstrip("/") if prefix else folder
+    for name in below.names():
+        if not name.startswith(STATE) and name != ROOT:
+            yield from _iter_metadata(folder, f"{prefix}{name}/")
+
+
+def parse_json(data: bytes | None) -> Json | None:
+    """Object in some JSON text; None where there is none."""
+    try:
+        found = json.loads(data or b"")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
