@@ -90,7 +90,9 @@ class ModelInput(_Part):
     sensor: str | None = None
     """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
     frames: Annotated[int, Field(ge=1)] = 1
-    """Dates stacked as channels, oldest first; channels = frames x bands."""
+    """Dates stacked as channels; channels = frames x bands."""
+    frame_order: Literal["oldest-first", "newest-first"] = "oldest-first"
+    """Which date's bands come first in the network's input."""
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
@@ -242,7 +244,12 @@ class ModelCard(_Part):
             card = cls.model_validate(dict(data))
         except ValidationError as err:
             raise CardError(f"{where}: {explain_validation(err, cls)}") from None
-        norm = card.input.normalization
+        norm, fill = card.input.normalization, card.input.fill
+        if fill is not None and len(fill) != card.input.channels:
+            raise CardError(
+                f"{where}: `input.fill` has {len(fill)} values for "
+                f"{card.input.channels} channels; give one per channel"
+            )
         if norm.type == "mean-std" and len(norm.mean) != card.input.channels:
             raise CardError(
                 f"{where}: normalisation has {len(norm.mean)} means for "

@@ -1,0 +1,118 @@
+"""A card's architecture with its weights: a network that cannot learn."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoscale.card import ModelCard
+from geoscale.errors import CardError
+from geoscale.imports import is_trusted, load_object
+from geoscale.models.state import load_strict, read_state_dict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# arguments by which smp, torchvision and torchgeo download weights; ours replace them
+_NO_DOWNLOAD = ("encoder_weights", "weights", "weights_backbone")
+
+
+def build_module(
+    card: ModelCard, weights: Path, *, trust_code: bool = False
+) -> nn.Module:
+    """Make the network of a card and load its weights.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Names the architecture and its arguments.
+    weights : Path
+        Local file, verified.
+    trust_code : bool
+        Allow an architecture outside the known packages.
+
+    Returns
+    -------
+    torch.nn.Module
+        float32, on the CPU, in evaluation mode, without gradients.
+
+    Raises
+    ------
+    CardError
+        If the architecture is missing, not trusted, or refuses its arguments.
+    WeightsError
+        If the weights do not fit it exactly.
+    """
+    if card.architecture is None:
+        raise CardError(
+            f"card `{card.name}` names no `architecture`, and {weights.name} holds "
+            "only numbers; add `architecture: package.module:Name`"
+        )
+    factory = load_object(card.architecture, base=card.base, trust_code=trust_code)
+    module = _call(factory, card)
+    load_strict(module, read_state_dict(weights), weights)
+    return freeze(module)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Put a network into evaluation mode and make sure that it stays there.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Changed in place.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same.
+
+    Raises
+    ------
+    CardError
+        If a part of it is still in training mode (dropout, batch norm).
+    """
+    module.eval()
+    module.requires_grad_(False)
+    for name, part in module.named_modules():
+        if part.training:
+            raise CardError(
+                f"part `{name or type(part).__name__}` of the network stays in "
+                "training mode after eval(): its dropout or batch norm would make "
+                "results random; mend its `train`/`eval` method"
+            )
+    return module
+
+
+def _call(factory: Any, card: ModelCard) -> nn.Module:
+    from torch import nn
+
+    assert card.architecture is not None
+    args = dict(card.architecture_args)
+    takes = _parameters(factory)
+    if is_trusted(card.architecture):
+        args |= {name: None for name in _NO_DOWNLOAD if name in takes}
+    try:
+        module = factory(**args)
+    except Exception as err:
+        known = ", ".join(takes) or "nothing by name"
+        raise CardError(
+            f"`{card.architecture}` refused `architecture_args` "
+            f"{card.architecture_args}: {err}; it takes {known}"
+        ) from err
+    if not isinstance(module, nn.Module):
+        raise CardError(
+            f"`{card.architecture}` gave {type(module).__name__}, not a "
+            "torch.nn.Module; name a class or a function that returns one"
+        )
+    return module
+
+
+def _parameters(factory: Any) -> list[str]:
+    try:
+        found = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return []
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, p in found.items() if p.kind in plain]

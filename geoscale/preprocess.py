@@ -1,0 +1,192 @@
+"""Calibrated values to the network's input: stack, fill, normalise; only numpy.
+
+No pixel that is invalid reaches the network as NaN: one NaN would spread over
+the whole patch and `argmax` would call all of it class 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geoscale.card import ModelCard
+from geoscale.errors import CardError, StackError
+from geoscale.imports import load_object
+from geoscale.types import Array, Bool, Float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessor:
+    """How one model wants its pixels; made once per process.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> prep = Preprocessor(bands=1, mean=np.float32([10]), std=np.float32([2]),
+    ...                     fill=np.float32([10]))
+    >>> data = np.array([[[[12.0, np.nan]]]])
+    >>> x, valid = prep.prepare(data, np.ones((1, 1, 2), bool))
+    >>> x.tolist(), valid.tolist()
+    ([[[1.0, 0.0]]], [[True, False]])
+    """
+
+    bands: int
+    """Bands of one frame."""
+    frames: int = 1
+    """Dates stacked as channels."""
+    newest_first: bool = False
+    """Whether the network takes the last date's bands first."""
+    mean: Float | None = None
+    """(channel,) subtracted; None with `function` or without normalisation."""
+    std: Float | None = None
+    """(channel,) divided by."""
+    fill: Float
+    """(channel,) put where not valid, before normalisation."""
+    function: Callable[[Float], Any] | None = None
+    """The model's own normalisation, (channel, y, x) → the same shape."""
+    name: str = ""
+    """How errors call the model's function."""
+
+    @classmethod
+    def from_card(cls, card: ModelCard, trust_code: bool = False) -> Preprocessor:
+        """Read a card; import its function where it names one.
+
+        Parameters
+        ----------
+        card : ModelCard
+            Card of the model.
+        trust_code : bool
+            Allow code outside the known packages.
+
+        Returns
+        -------
+        Preprocessor
+            Ready to use; holds no file.
+
+        Raises
+        ------
+        CardError
+            If the function is not trusted or does not exist, or the number of
+            constants is not the number of channels.
+        """
+        spec, norm = card.input, card.input.normalization
+        mean = std = function = None
+        if norm.type == "mean-std":
+            mean = _per_channel(norm.mean, card, "normalization.mean")
+            std = _per_channel(norm.std, card, "normalization.std")
+        elif norm.type == "callable":
+            assert norm.callable is not None
+            function = load_object(norm.callable, base=card.base, trust_code=trust_code)
+        fill = np.zeros(spec.channels, np.float32) if mean is None else mean
+        if spec.fill is not None:
+            fill = _per_channel(spec.fill, card, "fill")
+        return cls(
+            bands=len(spec.bands),
+            frames=spec.frames,
+            newest_first=spec.frame_order == "newest-first",
+            mean=mean,
+            std=std,
+            fill=fill,
+            function=function,
+            name=norm.callable or "",
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        return self.frames * self.bands
+
+    def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
+        """Make the network's input of one window.
+
+        Parameters
+        ----------
+        data : ndarray, (time, band, y, x), any real dtype
+            Calibrated values times the card's `multiply`, oldest date first;
+            never changed.
+        valid : ndarray of bool, (time, y, x)
+            True where every band holds a value.
+
+        Returns
+        -------
+        data : ndarray of float32, (channel, y, x)
+            Normalised and finite everywhere.
+        valid : ndarray of bool, (y, x)
+            True where every date is valid and every value is finite.
+
+        Raises
+        ------
+        StackError
+            If the shapes do not fit the model.
+        CardError
+            If the model's own normalisation fails, changes the shape, or gives
+            NaN or infinity at valid pixels.
+        """
+        self._check_shapes(data, valid)
+        order = slice(None, None, -1) if self.newest_first else slice(None)
+        # always a copy: a user's function may write into what it is given
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.array(data[order], dtype=np.float32, order="C")
+        x = x.reshape(self.channels, *data.shape[-2:])
+        ok: Bool = valid.all(axis=0)
+        ok &= np.isfinite(x).all(axis=0)
+        np.copyto(x, self.fill[:, None, None], where=~ok)
+        if self.mean is not None and self.std is not None:
+            x -= self.mean[:, None, None]
+            x /= self.std[:, None, None]
+        elif self.function is not None:
+            x = self._call(x, ok)
+        return x, ok
+
+    def _check_shapes(self, data: Array, valid: Bool) -> None:
+        wanted = (self.frames, self.bands)
+        if data.ndim != 4 or data.shape[:2] != wanted:
+            raise StackError(
+                f"the model takes {self.frames} date(s) of {self.bands} band(s); "
+                f"got an array of shape {data.shape}: give (time, band, y, x)"
+            )
+        if valid.shape != (data.shape[0], *data.shape[2:]):
+            raise StackError(
+                f"valid has shape {valid.shape} beside data of {data.shape}; "
+                "give (time, y, x)"
+            )
+
+    def _call(self, x: Float, ok: Bool) -> Float:
+        assert self.function is not None
+        shape = x.shape
+        try:
+            # log(0) and the like are judged by what comes out, at valid pixels
+            with np.errstate(all="ignore"):
+                out = np.asarray(self.function(x), dtype=np.float32)
+        except Exception as err:
+            raise CardError(
+                f"normalisation `{self.name}` failed on float32 {shape}: {err!r}"
+            ) from err
+        if out.shape != shape:
+            raise CardError(
+                f"normalisation `{self.name}` turned shape {shape} into "
+                f"{out.shape}; it must keep (channel, y, x)"
+            )
+        bad = ~np.isfinite(out).all(axis=0)
+        if (bad & ok).any():
+            raise CardError(
+                f"normalisation `{self.name}` gave NaN or infinity at "
+                f"{int((bad & ok).sum())} of {int(ok.sum())} valid pixels; check "
+                "the units it expects (`input.units`, `input.multiply`) or clip "
+                "its input"
+            )
+        if bad.any():
+            out = np.where(bad, np.float32(0), out)
+        return out
+
+
+def _per_channel(values: tuple[float, ...], card: ModelCard, where: str) -> Float:
+    if len(values) != card.input.channels:
+        raise CardError(
+            f"card `{card.name}`: `input.{where}` has {len(values)} values for "
+            f"{card.input.channels} channels; give one per channel"
+        )
+    return np.asarray(values, dtype=np.float32)
