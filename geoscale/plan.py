@@ -8,7 +8,6 @@ refused, saved, and run anywhere.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from geoscale.blend import Taper
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
-from geoscale.errors import OutputError
+from geoscale.errors import MemoryPlanError, PlanError
+from geoscale.memory import BlockMemory, project_block_memory
 from geoscale.patches import Lattice, Merge
 from geoscale.types import Json
 from geoscale.windows import Window
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 RESULT_VERSION = 1
 """Raised whenever the same plan would give other pixels than before."""
+
+RESERVED_BYTES = 1_200_000_000
+"""Memory of an idle worker with torch and a model of common size loaded."""
+ACTIVATIONS = 320
+"""float32 values alive per input pixel inside the network on a CPU: two layers of
+128 channels at full resolution and their reordering (U-Nets stay below)."""
 
 RUN, OUTSIDE, NO_ITEM = 0, 1, 2
 """State of a block: to be run, outside the area of interest, no imagery."""
@@ -198,6 +204,124 @@ class InferencePlan:
             self.lattice.count_touching(self.grid.core(int(n))) for n in self.numbers()
         )
 
+    def memory(self, batch: int | None = None) -> BlockMemory:
+        """Project the peak host memory of one worker process.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Patches per batch; default the plan's, or as many as make half a
+            megapixel.
+
+        Returns
+        -------
+        BlockMemory
+            Upper bound, by cause, in bytes.
+        """
+        patch_px = int(np.prod(self.lattice.patch_shape))
+        chosen = batch or self.inference.batch
+        n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
+        channels, classes = self.card.input.channels, len(self.card.output.classes)
+        core = self.grid.core(0)
+        read = self.lattice.read_window(_middle(self.grid))
+        return project_block_memory(
+            (channels, *read.shape),
+            (classes, *core.shape),
+            itemsize=max(self.itemsize, 4),
+            channels=channels,
+            batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
+            reserved=RESERVED_BYTES,
+            in_flight=self.inference.in_flight,
+        )
+
+    def recompute(self) -> float:
+        """Pixels the network sees per pixel of the blocks to be run."""
+        pixels = sum(self.grid.core(int(n)).size for n in self.numbers())
+        return self.count_patches() * int(np.prod(self.lattice.patch_shape)) / pixels
+
+    def output_bytes(self, layers: int) -> int:
+        """Bound the stored size before compression, in bytes."""
+        height, width = self.shape
+        return height * width * len(self.times) * layers
+
+    def validate(self, *, allowed_bytes: int | None = None) -> None:
+        """Refuse what cannot work, before a pixel is read.
+
+        Parameters
+        ----------
+        allowed_bytes : int, optional
+            Memory that a worker process may use.
+
+        Raises
+        ------
+        PlanError
+            If a patch has less context than the model needs, or no block has
+            imagery.
+        MemoryPlanError
+            If a block is projected to need more than is allowed.
+        """
+        halo, margin = self.card.input.patch.halo, self.lattice.margin
+        several = self.lattice.y.count > 1 or self.lattice.x.count > 1
+        crops = self.lattice.merge == "crop" and several
+        if crops and halo is not None and margin < halo:
+            assert self.inference.patch is not None
+            raise PlanError(
+                f"stride of {self.inference.stride} px leaves {margin} px of "
+                f"context around each core, `{self.card.name}` needs {halo} px: "
+                "seams would show; choose stride <= "
+                f"{self.inference.patch - 2 * halo}, or `merge: blend`"
+            )
+        if not len(self.numbers()):
+            outside = int((self.states == OUTSIDE).sum())
+            raise PlanError(
+                f"none of {len(self.grid)} blocks has imagery inside the area of "
+                f"interest ({outside} lie outside it, the others have no item); check "
+                "the grid's bounds, the AOI and the items' footprints"
+            )
+        need = self.memory().total
+        if allowed_bytes is not None and need > allowed_bytes:
+            raise MemoryPlanError(
+                f"a worker is projected to need {need / 1e9:.1f} GB, "
+                f"{allowed_bytes / 1e9:.1f} GB are allowed; choose a smaller "
+                f"`inference.block` than {self.grid.block_px} px, a smaller batch, "
+                "fewer blocks in flight, or give workers more memory"
+            )
+
+    def explain(
+        self,
+        *,
+        allowed_bytes: int | None = None,
+        mpx_per_s: float | None = None,
+        cost_per_hour: float | None = None,
+    ) -> str:
+        """Say what will be run, and what it will need.
+
+        Parameters
+        ----------
+        allowed_bytes : int, optional
+            Memory that a worker process may use.
+        mpx_per_s : float, optional
+            Measured speed of the whole cluster, in output megapixels per second.
+        cost_per_hour : float, optional
+            Price of the whole cluster per hour, in any currency.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
+        from geoscale.explain import describe_plan
+
+        return describe_plan(
+            self,
+            allowed_bytes=allowed_bytes,
+            mpx_per_s=mpx_per_s,
+            cost_per_hour=cost_per_hour,
+        )
+
+    def __str__(self) -> str:
+        return self.explain()
+
     def to_dict(self) -> Json:
         """Everything but the states, as JSON-able data."""
         return {
@@ -247,80 +371,6 @@ class InferencePlan:
         """Name of the result: sha256 of its canonical identity."""
         return _digest(self.identity())
 
-    def states_parquet(self) -> bytes:
-        """Block table as Parquet: number, name, window, state."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        numbers = np.arange(len(self.grid))
-        times, rows, columns = self.grid.counts
-        size = self.grid.block_px
-        t, rest = np.divmod(numbers, rows * columns)
-        iy, ix = np.divmod(rest, columns)
-        height, width = self.shape
-        table = pa.table(
-            {
-                "block": numbers,
-                "time": t.astype(np.int32),
-                "iy": iy.astype(np.int32),
-                "ix": ix.astype(np.int32),
-                "y0": (iy * size).astype(np.int32),
-                "x0": (ix * size).astype(np.int32),
-                "y1": np.minimum((iy + 1) * size, height).astype(np.int32),
-                "x1": np.minimum((ix + 1) * size, width).astype(np.int32),
-                "state": self.states,
-            }
-        )
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        return buffer.getvalue()
-
-    def to_json(self) -> bytes:
-        """Plan without its block table."""
-        data = {"plan_hash": self.hash, **self.to_dict()}
-        return json.dumps(data, indent=1, sort_keys=True).encode()
-
-    @classmethod
-    def from_stored(cls, data: bytes, parquet: bytes) -> InferencePlan:
-        """Rebuild a plan from what `to_json` and `states_parquet` gave.
-
-        Raises
-        ------
-        OutputError
-            If the two do not give the hash that is written in them.
-        """
-        import pyarrow.parquet as pq
-
-        stored = json.loads(data)
-        if stored.get("result_version") != RESULT_VERSION:
-            raise OutputError(
-                f"the output's plan has result version {stored.get('result_version')}, "
-                f"this geoscale makes {RESULT_VERSION}; go on with the version that "
-                "began it, or write to a new output"
-            )
-        states = pq.read_table(io.BytesIO(parquet))["state"].to_numpy()
-        plan = cls(
-            source=stored["source"],
-            card=ModelCard.from_dict(stored["card"], where="stored plan"),
-            weights_sha256=stored["weights_sha256"],
-            code_sha256=stored["code_sha256"],
-            geobox=make_geobox(stored["grid"]),
-            source_times=tuple(stored["times"]),
-            inference=Inference.model_validate(stored["inference"]),
-            output=Output.model_validate(stored["output"]),
-            itemsize=stored["itemsize"],
-            states=np.asarray(states, np.uint8),
-            aoi=stored["aoi"],
-            notes=tuple(stored["notes"]),
-        )
-        if plan.hash != stored["plan_hash"]:
-            raise OutputError(
-                f"the output's plan was changed: it is written as "
-                f"{stored['plan_hash'][:12]} but hashes to {plan.hash[:12]}; restore "
-                "plan.json and blocks.parquet, or write to a new output"
-            )
-        return plan
-
 
 def make_geobox(grid: Json) -> GeoBox:
     """Rebuild a geobox from ``{"crs", "transform", "shape"}``."""
@@ -330,27 +380,10 @@ def make_geobox(grid: Json) -> GeoBox:
     return GeoBox(tuple(grid["shape"]), Affine(*grid["transform"]), grid["crs"])
 
 
-def name_differences(ours: Json, theirs: Json) -> list[str]:
-    """Say in which named parts two plans differ, with both values if short."""
-    lines = []
-    for name, value in ours.items():
-        other = theirs.get(name)
-        if other == value:
-            continue
-        if isinstance(value, dict) and isinstance(other, dict):
-            lines += [
-                f"{name}.{key}: {other.get(key)} there, {value.get(key)} here"
-                for key in sorted(value.keys() | other.keys())
-                if value.get(key) != other.get(key)
-            ]
-        else:
-            lines.append(f"{name}: {_short(other)} there, {_short(value)} here")
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:12] + "…"
+def _middle(grid: BlockGrid) -> Window:
+    """Core of a block with neighbours on all sides, where there is one."""
+    _, rows, columns = grid.counts
+    return grid.core(grid.number(0, rows // 2, columns // 2))
 
 
 def _digest(data: Any) -> str:

@@ -178,8 +178,13 @@ class Sink(Protocol):
 class Executor(Protocol):
     """Runs blocks somewhere and gives back one outcome for each."""
 
-    def execute(self, blocks: Sequence[int]) -> Iterator[Outcome]:
-        """Run the blocks; yield outcomes in any order, memory bounded."""
+    def execute(
+        self, blocks: Sequence[int], attempts: Sequence[int] | None = None
+    ) -> Iterator[Outcome]:
+        """Run the blocks; yield outcomes in any order, memory bounded.
+
+        `attempts` says which try each is. Closing the iterator stops the rest.
+        """
         ...
 
 

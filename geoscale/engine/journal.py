@@ -20,7 +20,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from geoscale.errors import OutputError
-from geoscale.plan import InferencePlan, name_differences
+from geoscale.plan import InferencePlan
+from geoscale.plan_store import (
+    load_plan,
+    name_differences,
+    plan_json,
+    states_parquet,
+)
 from geoscale.storage import Folder
 from geoscale.types import Json, Outcome
 from geoscale.words import redact
@@ -77,7 +83,7 @@ class Journal:
         table = self._folder.get("blocks.parquet")
         if data is None or table is None:
             return None
-        return InferencePlan.from_stored(data, table)
+        return load_plan(data, table)
 
     def begin(self, plan: InferencePlan) -> Ledger:
         """Start or go on: store the plan or check it, take the next epoch.
@@ -100,8 +106,8 @@ class Journal:
         self.check(plan)
         if self._folder.get("plan.json") is None:
             # The table first: plan.json is what says that an output was begun.
-            self._folder.put("blocks.parquet", plan.states_parquet())
-            self._folder.put("plan.json", plan.to_json())
+            self._folder.put("blocks.parquet", states_parquet(plan))
+            self._folder.put("plan.json", plan_json(plan))
         ledger = self.read()
         self._epoch = ledger.epoch + 1
         return ledger

@@ -1,0 +1,293 @@
+"""The kernel: read, prepare, patches, predict, merge, finish, write.
+
+`run_block` is the only way in which a block is ever made: a plain loop over
+it defines the result, Dask and shards may only make it faster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from geoscale.blend import Accumulator, make_weights
+from geoscale.engine.failures import classify, describe
+from geoscale.errors import BlockError, CardError
+from geoscale.patches import Patch, reflect_index
+from geoscale.plan import BlockTask, InferencePlan
+from geoscale.types import (
+    Array,
+    Bool,
+    Float,
+    Outcome,
+    Pixels,
+    Predictor,
+    Sink,
+    Source,
+    Task,
+)
+from geoscale.windows import Window
+
+
+class Prepare(Protocol):
+    """Calibrated pixels → the network's input."""
+
+    def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
+        """(time, band, y, x), (time, y, x) → float32 (channel, y, x), (y, x)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Everything that one process needs to run blocks of one plan."""
+
+    plan: InferencePlan
+    """What is run."""
+    source: Source
+    """Where pixels come from."""
+    prepare: Prepare
+    """Fill, scale and normalise."""
+    predictor: Predictor
+    """The model that this process holds."""
+    task: Task
+    """What becomes of the scores."""
+    device_lock: AbstractContextManager[object]
+    """Held for one batch at a time."""
+    sink: Sink | None = None
+    """Where blocks are stored; None where they are handed back."""
+    mask: Callable[[Window], Bool] | None = None
+    """True inside the area of interest."""
+    describe: Mapping[str, object] = field(default_factory=dict)
+    """Versions, device, precision: kept with the output."""
+
+
+class Timer:
+    """Seconds by phase, and which phase is running."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.phase = "start"
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time one phase; phases do not nest."""
+        self.phase = phase
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+
+def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
+    """Make one block and store it; never raises for a failure of the block.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        With a sink.
+    number : int
+        Block of the plan.
+    attempt : int
+        Which try this is.
+
+    Returns
+    -------
+    Outcome
+        Digests and counters, or what went wrong and of what kind.
+    """
+    assert kernel.sink is not None
+    task, timer = kernel.plan.task(number), Timer()
+    try:
+        layers, counters = infer_block(kernel, task, timer)
+        with timer("write"):
+            digests = kernel.sink.write(task.time, task.core, layers)
+    except Exception as error:
+        message = f"block {task.name} failed in {timer.phase}: {describe(error)}"
+        return Outcome(
+            block=number,
+            ok=False,
+            digests={},
+            stats={},
+            error=message,
+            kind=classify(error),
+            attempt=attempt,
+        )
+    stats = {f"{name}_s": round(s, 4) for name, s in timer.seconds.items()}
+    return Outcome(
+        block=number,
+        ok=True,
+        digests=digests,
+        stats=counters | stats,
+        attempt=attempt,
+    )
+
+
+def infer_block(
+    kernel: Kernel, task: BlockTask, timer: Timer | None = None
+) -> tuple[dict[str, Array], dict[str, int | float]]:
+    """Make the layers of one block; nothing is stored.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The sink is not used.
+    task : BlockTask
+        Which block.
+    timer : Timer, optional
+        Gets the seconds of each phase.
+
+    Returns
+    -------
+    dict of ndarray
+        One array per layer, (y, x) or (class, y, x).
+    dict
+        Counters: patches run, patches of the lattice, valid and core pixels.
+    """
+    timer = timer or Timer()
+    with timer("read"):
+        pixels = kernel.source.read(task.read, task.times)
+        _check_pixels(kernel, task, pixels)
+    return infer_pixels(kernel, task, pixels, timer)
+
+
+def infer_pixels(
+    kernel: Kernel, task: BlockTask, pixels: Pixels, timer: Timer
+) -> tuple[dict[str, Array], dict[str, int | float]]:
+    """Make the layers of one block from pixels that were read.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Neither source nor sink is used.
+    task : BlockTask
+        Which block.
+    pixels : Pixels
+        Of the task's read window.
+    timer : Timer
+        Gets the seconds of each phase.
+
+    Returns
+    -------
+    dict of ndarray
+        One array per layer.
+    dict
+        Counters.
+    """
+    core = task.core
+    with timer("prepare"):
+        channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
+        keep = usable[core.within(task.read)]
+        if kernel.mask is not None:
+            keep = keep & kernel.mask(core)
+        listed = kernel.plan.lattice.touching(core)
+        wanted = [p for p in listed if keep[p.gives.within(core)].any()]
+    scores = _merge(kernel, task, channels, wanted, timer)
+    with timer("finish"):
+        layers = kernel.task.finish(scores, keep)
+    return layers, {
+        "patches": len(wanted),
+        "lattice_patches": len(listed),
+        "valid_px": int(keep.sum()),
+        "core_px": core.size,
+    }
+
+
+def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
+    frames, bands = len(task.times), len(kernel.source.bands)
+    expected = (frames, bands, *task.read.shape)
+    if pixels.data.shape != expected or pixels.valid.shape != (
+        frames,
+        *task.read.shape,
+    ):
+        raise BlockError(
+            f"source gave {pixels.data.shape} and {pixels.valid.shape}, expected "
+            f"{expected} and validity without bands",
+            block=task.name,
+            phase="read",
+        )
+
+
+def _merge(
+    kernel: Kernel, task: BlockTask, channels: Float, wanted: list[Patch], timer: Timer
+) -> Float:
+    """Run the patches and merge their scores over the block, (class, y, x)."""
+    plan, classes = kernel.plan, len(kernel.plan.card.output.classes)
+    lattice = plan.lattice
+    if lattice.merge == "blend":
+        mixed = Accumulator(classes, task.core)
+        weights = make_weights(lattice.patch_shape, plan.inference.taper)
+    cropped = np.zeros((0,), np.float32)
+    if lattice.merge == "crop":
+        cropped = np.zeros((classes, *task.core.shape), np.float32)
+    for patch, scores in _predict(kernel, task, channels, wanted, timer):
+        with timer("merge"):
+            if lattice.merge == "blend":
+                mixed.add(scores, weights, patch.window, patch.gives)
+            else:
+                here = patch.gives.within(task.core)
+                inside = patch.gives.within(patch.window)
+                cropped[(slice(None), *here)] = scores[(slice(None), *inside)]
+    with timer("merge"):
+        return mixed.finish() if lattice.merge == "blend" else cropped
+
+
+def _predict(
+    kernel: Kernel, task: BlockTask, channels: Float, wanted: list[Patch], timer: Timer
+) -> Iterator[tuple[Patch, Float]]:
+    """Yield each patch with its scores, in lattice order.
+
+    Every batch has the same shape, whatever the block (the last is filled up
+    with zeros): libraries choose their kernels by shape, and the last bits of
+    a result with them.
+    """
+    size = kernel.predictor.batch
+    shape = (size, channels.shape[0], *kernel.plan.lattice.patch_shape)
+    classes = len(kernel.plan.card.output.classes)
+    for first in range(0, len(wanted), size):
+        group = wanted[first : first + size]
+        with timer("gather"):
+            batch = np.zeros(shape, np.float32)
+            for i, patch in enumerate(group):
+                take_patch(
+                    channels, task.read, patch.window, kernel.plan.shape, batch[i]
+                )
+        with timer("predict"), kernel.device_lock:
+            scores = kernel.predictor.predict(batch)
+        if scores.shape != (size, classes, *shape[2:]):
+            raise CardError(
+                f"`{kernel.plan.card.name}` gave {scores.shape} for a batch of "
+                f"{shape}; its card says {classes} classes of the patch's own size"
+            )
+        yield from zip(group, scores, strict=False)
+
+
+def take_patch(
+    channels: Float, held: Window, window: Window, shape: tuple[int, int], out: Float
+) -> None:
+    """Copy a patch; past the end of the stack it is mirrored.
+
+    Parameters
+    ----------
+    channels : ndarray of float32, (channel, y, x)
+        Pixels of `held`.
+    held : Window
+        What was read; lies inside the stack.
+    window : Window
+        The patch; may reach past the end of the stack.
+    shape : tuple of int, (y, x)
+        Size of the stack, in px.
+    out : ndarray of float32, (channel, y, x)
+        Filled in place.
+    """
+    if window in held:
+        out[:] = channels[(slice(None), *window.within(held))]
+        return
+    rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
+    columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
+    out[:] = channels[:, rows[:, None], columns]

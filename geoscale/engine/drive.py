@@ -1,0 +1,212 @@
+"""Drive: rounds of blocks until all are done, quarantined, or nothing can go on.
+
+The driver is disposable. Everything it knows is in the journal, and running
+the same command again goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from geoscale.engine.failures import LOST, PROCESS, RUN
+from geoscale.engine.journal import Journal, Ledger
+from geoscale.engine.verify import Verification, verify_blocks
+from geoscale.errors import StoppedError
+from geoscale.plan import InferencePlan
+from geoscale.types import Executor, Json, Outcome, Sink
+
+ATTEMPTS = 3
+"""Own failures after which a block is quarantined."""
+LOSSES = 8
+"""Workers that may die under a block before it is held to be the cause."""
+
+Progress = Callable[["Tally", Outcome | None], None]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Where a run stands."""
+
+    total: int
+    """Blocks of the plan that are to be run, or of this shard."""
+    done_before: int = 0
+    """Done by earlier runs."""
+    computed: int = 0
+    """Done by this run."""
+    failures: int = 0
+    """Failed attempts."""
+    pixels: int = 0
+    """Core pixels of the blocks computed."""
+    patches: int = 0
+    """Patches the network saw."""
+    quarantined: dict[int, str] = field(default_factory=dict)
+    """Block → its last error."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    """Block → own failures in this run."""
+    losses: dict[int, int] = field(default_factory=dict)
+    """Block → attempts lost with their worker."""
+    started: float = field(default_factory=time.monotonic)
+    """When, in seconds of a monotonic clock."""
+
+    @property
+    def done(self) -> int:
+        """Blocks done by any run."""
+        return self.done_before + self.computed
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start, in s."""
+        return time.monotonic() - self.started
+
+    def note(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        number = outcome.block
+        if outcome.ok:
+            self.computed += 1
+            self.pixels += int(outcome.stats["core_px"])
+            self.patches += int(outcome.stats["patches"])
+            return
+        self.failures += 1
+        if outcome.kind == LOST:
+            self.losses[number] = self.losses.get(number, 0) + 1
+        else:
+            self.attempts[number] = self.attempts.get(number, 0) + 1
+        spent = self.attempts.get(number, 0) >= ATTEMPTS
+        if spent or self.losses.get(number, 0) >= LOSSES:
+            self.quarantined[number] = outcome.error
+
+
+def drive(
+    plan: InferencePlan,
+    journal: Journal,
+    executor: Executor,
+    *,
+    blocks: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> Tally:
+    """Run every block that is not done yet; nothing is finalised.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What to run.
+    journal : Journal
+        Of the output.
+    executor : Executor
+        Where to run.
+    blocks : sequence of int, optional
+        Only these; default all of the plan.
+    progress : callable, optional
+        Called with the tally after every outcome.
+
+    Returns
+    -------
+    Tally
+        Counters; ``quarantined`` lists the blocks that failed for good.
+
+    Raises
+    ------
+    StoppedError
+        If a failure would meet every block alike.
+    """
+    ledger = journal.begin(plan)
+    wanted = [int(n) for n in (plan.numbers() if blocks is None else blocks)]
+    todo = [n for n in wanted if n not in ledger.done]
+    tally = Tally(total=len(wanted), done_before=len(wanted) - len(todo))
+    if progress is not None:
+        progress(tally, None)
+    try:
+        while todo:
+            failed = _round(todo, journal, executor, tally, progress)
+            todo = [n for n in failed if n not in tally.quarantined]
+    finally:
+        journal.flush()
+    return tally
+
+
+def _round(
+    todo: list[int],
+    journal: Journal,
+    executor: Executor,
+    tally: Tally,
+    progress: Progress | None,
+) -> list[int]:
+    """Give each block one attempt; return those that failed."""
+    failed = []
+    tries = [tally.attempts.get(n, 0) + tally.losses.get(n, 0) + 1 for n in todo]
+    stream = executor.execute(todo, tries)
+    # Closing the stream on any way out stops what has not begun.
+    with closing(cast("Any", stream)):
+        for outcome in cast("Iterator[Outcome]", stream):
+            tally.note(outcome)
+            journal.add(outcome)
+            if not outcome.ok:
+                failed.append(outcome.block)
+                _stop_if_hopeless(outcome, tally)
+            if progress is not None:
+                progress(tally, outcome)
+    return failed
+
+
+def _stop_if_hopeless(outcome: Outcome, tally: Tally) -> None:
+    if outcome.kind == RUN:
+        raise StoppedError(
+            f"{outcome.error}\nevery block would fail alike, so the run stopped; mend "
+            "it and run the same command again: finished blocks are kept"
+        )
+    nothing_worked = tally.done == 0 and tally.failures >= max(8, 2 * ATTEMPTS)
+    if nothing_worked and outcome.kind != PROCESS:
+        raise StoppedError(
+            f"the first {tally.failures} attempts all failed, none worked; the last: "
+            f"{outcome.error}"
+        )
+
+
+def finalize(
+    plan: InferencePlan, journal: Journal, sink: Sink, summary: Json
+) -> Verification:
+    """Verify every stored bit, then mark the output complete.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What there must be.
+    journal : Journal
+        Of the output.
+    sink : Sink
+        Where the blocks are.
+    summary : dict
+        Kept in ``final.json``.
+
+    Returns
+    -------
+    Verification
+        Sound only if the output was marked.
+    """
+    ledger = journal.read()
+    found = verify_blocks(plan, ledger, sink)
+    if found.is_sound:
+        journal.finish(
+            summary
+            | {
+                "plan_hash": plan.hash,
+                "blocks": len(ledger.done),
+                "verified_objects": found.checked,
+                "totals": sum_stats(ledger),
+            }
+        )
+    return found
+
+
+def sum_stats(ledger: Ledger) -> dict[str, float]:
+    """Add up counters and seconds over all finished blocks."""
+    totals: dict[str, float] = {}
+    for stats in ledger.stats.values():
+        for name, value in stats.items():
+            if isinstance(value, int | float):
+                totals[name] = round(totals.get(name, 0) + value, 3)
+    return totals

@@ -1,0 +1,103 @@
+"""Verify: does the store hold, bit for bit, what the ledger says was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from geoscale.engine.journal import Ledger
+from geoscale.plan import InferencePlan
+from geoscale.types import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One stored object that is not what was written."""
+
+    block: int
+    """Number of the block."""
+    key: str
+    """Stored key."""
+    reason: str
+    """``changed``, ``missing`` or ``should not exist``."""
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found."""
+
+    checked: int = 0
+    """Stored objects compared."""
+    damaged: list[Damage] = field(default_factory=list)
+    """Objects that differ."""
+    missing: list[int] = field(default_factory=list)
+    """Blocks without a record."""
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every block is there and every bit is right."""
+        return not self.damaged and not self.missing
+
+    def blocks(self) -> list[int]:
+        """Blocks that have to be made again, ascending."""
+        return sorted({d.block for d in self.damaged} | set(self.missing))
+
+
+def verify_blocks(
+    plan: InferencePlan, ledger: Ledger, sink: Sink, *, threads: int = 4
+) -> Verification:
+    """Compare every stored object with the digests recorded for it.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Which blocks there must be.
+    ledger : Ledger
+        What was written.
+    sink : Sink
+        Where.
+    threads : int
+        Objects read at a time.
+
+    Returns
+    -------
+    Verification
+        What was found; nothing is changed.
+    """
+    found = Verification()
+    found.missing = [int(n) for n in plan.numbers() if int(n) not in ledger.done]
+    jobs = (
+        (number, key, digests)
+        for number, keys in ledger.done.items()
+        for key, digests in keys.items()
+    )
+
+    def check(job: tuple[int, str, set[str | None]]) -> Damage | None:
+        number, key, digests = job
+        now = sink.fetch_digest(key)
+        if now in digests:
+            return None
+        if now is None:
+            return Damage(number, key, "missing")
+        return Damage(
+            number, key, "should not exist" if digests == {None} else "changed"
+        )
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
+        for group in _groups(jobs, 64 * threads):
+            for damage in pool.map(check, group):
+                found.checked += 1
+                if damage is not None:
+                    found.damaged.append(damage)
+    return found
+
+
+def _groups(
+    jobs: Iterable[tuple[int, str, set[str | None]]], size: int
+) -> Iterator[list[tuple[int, str, set[str | None]]]]:
+    # pool.map takes its whole input at once; a million keys would be held.
+    source = iter(jobs)
+    while group := list(islice(source, size)):
+        yield group

@@ -1,0 +1,149 @@
+"""A plan in words: what will be read, run and written, and what it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from geoscale.plan import InferencePlan
+
+
+def describe_plan(
+    plan: InferencePlan,
+    *,
+    allowed_bytes: int | None,
+    mpx_per_s: float | None,
+    cost_per_hour: float | None,
+) -> str:
+    """Describe a plan in about ten lines.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        The plan.
+    allowed_bytes : int or None
+        Memory that a worker process may use.
+    mpx_per_s, cost_per_hour : float or None
+        Speed and price of the whole cluster.
+
+    Returns
+    -------
+    str
+        One fact a line, aligned.
+    """
+    lines = [
+        ("imagery", _imagery(plan)),
+        ("grid", _grid(plan)),
+        ("model", _model(plan)),
+        ("patches", _patches(plan)),
+        ("blocks", _blocks(plan)),
+        ("memory", _memory(plan, allowed_bytes)),
+        ("writes", _writes(plan)),
+    ]
+    if mpx_per_s:
+        lines.append(("time", _time(plan, mpx_per_s, cost_per_hour)))
+    lines += [("note", note) for note in plan.notes]
+    body = "\n".join(f"  {name:<8} {text}" for name, text in lines)
+    return f"InferencePlan  {plan.hash[:12]}\n{body}"
+
+
+def _imagery(plan: InferencePlan) -> str:
+    height, width = plan.shape
+    bands, times = len(plan.card.input.bands), len(plan.source_times)
+    size = times * bands * height * width * plan.itemsize
+    span = plan.source_times[0][:10]
+    if times > 1:
+        span += f" … {plan.source_times[-1][:10]}"
+    return (
+        f"{times} time x {bands} band x {height:,} y x {width:,} x  "
+        f"{_bytes(size)}  {span}"
+    )
+
+
+def _grid(plan: InferencePlan) -> str:
+    crs, affine = plan.geobox.crs, plan.geobox.affine
+    unit = "deg" if crs is not None and crs.geographic else "m"
+    step = f"{affine.a:g}"
+    if abs(affine.e) != abs(affine.a):
+        step += f" x {abs(affine.e):g}"
+    return f"{_crs_name(plan)}  {step} {unit} per pixel"
+
+
+def _crs_name(plan: InferencePlan) -> str:
+    crs = plan.geobox.crs
+    text = "no CRS" if crs is None else str(crs)
+    return text if len(text) < 40 else "custom CRS"
+
+
+def _model(plan: InferencePlan) -> str:
+    chosen = plan.inference
+    return (
+        f"{plan.card.name}  {plan.card.task}  {len(plan.card.output.classes)} classes  "
+        f"{chosen.runtime} {chosen.precision} on {chosen.device}  "
+        f"sha256:{plan.weights_sha256[:8]}…"
+    )
+
+
+def _patches(plan: InferencePlan) -> str:
+    height, width = plan.lattice.patch_shape
+    return (
+        f"{plan.count_patches():,} of {height} x {width} px  "
+        f"stride {plan.inference.stride} px  merge {plan.lattice.merge}  "
+        f"computed x{plan.recompute():.2f}"
+    )
+
+
+def _blocks(plan: InferencePlan) -> str:
+    counts = np.bincount(plan.states, minlength=3)
+    text = f"{counts[0]:,} of {plan.grid.block_px:,} px"
+    if counts[1]:
+        text += f"  ({counts[1]:,} outside the area of interest)"
+    if counts[2]:
+        text += f"  ({counts[2]:,} without imagery)"
+    return text
+
+
+def _memory(plan: InferencePlan, allowed: int | None) -> str:
+    need = plan.memory()
+    of = "" if allowed is None else f" of {allowed / 1e9:.1f} GB allowed"
+    return (
+        f"projected {need.total / 1e9:.1f} GB a worker{of} (reserved "
+        f"{need.reserved / 1e9:.1f}, read {need.read / 1e9:.1f}, prepared "
+        f"{need.prepared / 1e9:.1f}, batch {need.batch / 1e9:.1f}, merged "
+        f"{need.merged / 1e9:.1f})"
+    )
+
+
+def _writes(plan: InferencePlan) -> str:
+    layers = ", ".join(plan.output.layers)
+    size = plan.grid.block_px
+    files = len(plan.numbers()) * len(plan.output.layers)
+    return (
+        f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
+        f"at most {_bytes(plan.output_bytes(_planes(plan)))} in {files:,} files"
+    )
+
+
+def _planes(plan: InferencePlan) -> int:
+    """Bytes per pixel over all layers."""
+    scores = len(plan.card.output.classes)
+    scores *= 2 if plan.output.scores_dtype == "float16" else 1
+    return sum(scores if name == "scores" else 1 for name in plan.output.layers)
+
+
+def _time(plan: InferencePlan, mpx_per_s: float, cost: float | None) -> str:
+    pixels = sum(plan.grid.core(int(n)).size for n in plan.numbers())
+    hours = pixels / 1e6 / mpx_per_s / 3600
+    text = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    text += f" at {mpx_per_s:g} Mpx/s"
+    return text if cost is None else f"{text}, cost {hours * cost:,.2f}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

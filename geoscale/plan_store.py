@@ -1,0 +1,119 @@
+"""A plan as JSON and Parquet, and back."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from geoscale.card import ModelCard
+from geoscale.errors import OutputError
+from geoscale.plan import (
+    RESULT_VERSION,
+    Inference,
+    InferencePlan,
+    Output,
+    make_geobox,
+)
+from geoscale.types import Json
+
+
+def states_parquet(plan: InferencePlan) -> bytes:
+    """Block table as Parquet: number, name, window, state."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = np.arange(len(plan.grid))
+    _times, rows, columns = plan.grid.counts
+    size = plan.grid.block_px
+    t, rest = np.divmod(numbers, rows * columns)
+    iy, ix = np.divmod(rest, columns)
+    height, width = plan.shape
+    table = pa.table(
+        {
+            "block": numbers,
+            "time": t.astype(np.int32),
+            "iy": iy.astype(np.int32),
+            "ix": ix.astype(np.int32),
+            "y0": (iy * size).astype(np.int32),
+            "x0": (ix * size).astype(np.int32),
+            "y1": np.minimum((iy + 1) * size, height).astype(np.int32),
+            "x1": np.minimum((ix + 1) * size, width).astype(np.int32),
+            "state": plan.states,
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def plan_json(plan: InferencePlan) -> bytes:
+    """Plan without its block table."""
+    data = {"plan_hash": plan.hash, **plan.to_dict()}
+    return json.dumps(data, indent=1, sort_keys=True).encode()
+
+
+def load_plan(data: bytes, parquet: bytes) -> InferencePlan:
+    """Rebuild a plan from what `plan_json` and `states_parquet` gave.
+
+    Raises
+    ------
+    OutputError
+        If the two do not give the hash that is written in them.
+    """
+    import pyarrow.parquet as pq
+
+    stored = json.loads(data)
+    if stored.get("result_version") != RESULT_VERSION:
+        raise OutputError(
+            f"the output's plan has result version {stored.get('result_version')}, "
+            f"this geoscale makes {RESULT_VERSION}; go on with the version that "
+            "began it, or write to a new output"
+        )
+    states = pq.read_table(io.BytesIO(parquet))["state"].to_numpy()
+    plan = InferencePlan(
+        source=stored["source"],
+        card=ModelCard.from_dict(stored["card"], where="stored plan"),
+        weights_sha256=stored["weights_sha256"],
+        code_sha256=stored["code_sha256"],
+        geobox=make_geobox(stored["grid"]),
+        source_times=tuple(stored["times"]),
+        inference=Inference.model_validate(stored["inference"]),
+        output=Output.model_validate(stored["output"]),
+        itemsize=stored["itemsize"],
+        states=np.asarray(states, np.uint8),
+        aoi=stored["aoi"],
+        notes=tuple(stored["notes"]),
+    )
+    if plan.hash != stored["plan_hash"]:
+        raise OutputError(
+            f"the output's plan was changed: it is written as "
+            f"{stored['plan_hash'][:12]} but hashes to {plan.hash[:12]}; restore "
+            "plan.json and blocks.parquet, or write to a new output"
+        )
+    return plan
+
+
+def name_differences(ours: Json, theirs: Json) -> list[str]:
+    """Say in which named parts two plans differ, with both values if short."""
+    lines = []
+    for name, value in ours.items():
+        other = theirs.get(name)
+        if other == value:
+            continue
+        if isinstance(value, dict) and isinstance(other, dict):
+            lines += [
+                f"{name}.{key}: {other.get(key)} there, {value.get(key)} here"
+                for key in sorted(value.keys() | other.keys())
+                if value.get(key) != other.get(key)
+            ]
+        else:
+            lines.append(f"{name}: {_short(other)} there, {_short(value)} here")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

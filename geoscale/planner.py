@@ -1,0 +1,237 @@
+"""Making a plan: resolve every choice, find empty blocks, refuse early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoscale.card import ModelCard, Patch
+from geoscale.chunks import BlockGrid, choose_chunk, round_up
+from geoscale.errors import CardError, PlanError
+from geoscale.plan import NO_ITEM, OUTSIDE, RUN, Inference, InferencePlan, Output
+from geoscale.types import Json, Source
+from geoscale.windows import Window
+
+TARGET_BLOCK_PX = 1024
+"""Blocks are at least this large where the stack is: one write, seconds of work."""
+PATCHES_ACROSS = 8
+"""Blocks are at least this many strides wide: little is computed twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """Area of interest on the output grid."""
+
+    geometry: Json
+    """GeoJSON geometry in the grid's CRS."""
+    touches: Callable[[Window], bool]
+    """Whether any of it lies in a window."""
+
+
+def make_plan(
+    source: Source,
+    card: ModelCard,
+    *,
+    weights_sha256: str,
+    code_sha256: str | None = None,
+    inference: Inference | None = None,
+    output: Output | None = None,
+    area: Area | None = None,
+) -> InferencePlan:
+    """Plan a job.
+
+    Parameters
+    ----------
+    source : Source
+        Imagery, with the card's bands in the card's units.
+    card : ModelCard
+        The model.
+    weights_sha256, code_sha256 : str
+        Of the files that were found.
+    inference, output : optional
+        What the user chose; the rest is resolved here.
+    area : Area, optional
+        Blocks outside it are never run.
+
+    Returns
+    -------
+    InferencePlan
+        Checked by `InferencePlan.validate`, memory aside.
+
+    Raises
+    ------
+    PlanError
+        If a choice does not fit the model or the stack.
+    """
+    if len(source.bands) != len(card.input.bands):
+        raise CardError(
+            f"`{card.name}` expects {len(card.input.bands)} bands "
+            f"({', '.join(card.input.bands)}), the stack supplies {len(source.bands)} "
+            f"({', '.join(source.bands)})"
+        )
+    frames, times = card.input.frames, len(source.times)
+    if times % frames or not times:
+        raise CardError(
+            f"`{card.name}` takes {frames} dates at once, the stack has {times} time "
+            f"steps ({', '.join(source.times[:6])}); choose a multiple of {frames}"
+        )
+    height, width = (int(n) for n in source.geobox.shape)
+    chosen = resolve_inference(inference or Inference(), card, (height, width))
+    assert chosen.block is not None
+    wanted = output or Output()
+    if wanted.chunk is not None and chosen.block % wanted.chunk:
+        raise PlanError(
+            f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
+            f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
+        )
+    grid = BlockGrid(times // frames, (height, width), chosen.block)
+    plan = InferencePlan(
+        source=source.spec(),
+        card=card,
+        weights_sha256=weights_sha256,
+        code_sha256=code_sha256,
+        geobox=source.geobox,
+        source_times=source.times,
+        inference=chosen,
+        output=wanted.model_copy(
+            update={"chunk": wanted.chunk or choose_chunk(chosen.block)}
+        ),
+        itemsize=int(source.dtype.itemsize),
+        states=find_states(grid, source, frames, area),
+        aoi=None if area is None else area.geometry,
+        notes=tuple(_notes(source, card, (height, width), chosen)),
+    )
+    plan.validate()
+    return plan
+
+
+def resolve_inference(
+    asked: Inference, card: ModelCard, shape: tuple[int, int]
+) -> Inference:
+    """Fill in every choice that the user left open.
+
+    Parameters
+    ----------
+    asked : Inference
+        What the user chose.
+    card : ModelCard
+        The model.
+    shape : tuple of int, (y, x)
+        Size of the stack, in px.
+
+    Returns
+    -------
+    Inference
+        With patch, stride, merge and block set.
+
+    Raises
+    ------
+    PlanError
+        If a choice does not fit the model.
+    """
+    needs = card.input.patch
+    patch = asked.patch or needs.size
+    if needs.fixed and patch != needs.size:
+        raise PlanError(
+            f"`{card.name}` takes patches of {needs.size} px only, not {patch}; leave "
+            "`inference.patch` out"
+        )
+    step = lcm(needs.multiple_of, needs.alignment)
+    if patch % step:
+        raise PlanError(
+            f"patch of {patch} px is no multiple of {step} px, which `{card.name}` "
+            f"needs; choose {round_up(patch, step)}"
+        )
+    merge = asked.merge or ("crop" if needs.halo is not None else "blend")
+    stride = asked.stride or _default_stride(patch, merge, needs)
+    if not 1 <= stride <= patch:
+        raise PlanError(
+            f"stride of {stride} px leaves gaps between patches of {patch} px; "
+            f"choose 1 <= stride <= {patch}"
+        )
+    block = asked.block or _default_block(stride, shape)
+    return asked.model_copy(
+        update={"patch": patch, "stride": stride, "merge": merge, "block": block}
+    )
+
+
+def _default_stride(patch: int, merge: str, needs: Patch) -> int:
+    step = needs.alignment
+    if merge == "crop":
+        ring = round_up(needs.halo or patch // 8, step)
+        return max(step, (patch - 2 * ring) // step * step)
+    return max(step, patch * 3 // 4 // step * step)
+
+
+def _default_block(stride: int, shape: tuple[int, int]) -> int:
+    """Whole strides, so that cropping recomputes nothing; no larger than needed."""
+    strides = max(PATCHES_ACROSS, -(-TARGET_BLOCK_PX // stride))
+    whole = -(-max(shape) // stride)
+    return stride * min(strides, whole)
+
+
+def find_states(
+    grid: BlockGrid, source: Source, frames: int, area: Area | None
+) -> NDArray[np.uint8]:
+    """Tell which blocks are to be run; reads nothing.
+
+    Parameters
+    ----------
+    grid : BlockGrid
+        How the output is cut.
+    source : Source
+        Asked only whether it covers a window.
+    frames : int
+        Time steps of the stack per time step of the output.
+    area : Area or None
+        Area of interest.
+
+    Returns
+    -------
+    ndarray of uint8, (block,)
+        `RUN`, `OUTSIDE` or `NO_ITEM`.
+    """
+    states = np.full(len(grid), RUN, np.uint8)
+    per_time = grid.counts[1] * grid.counts[2]
+    outside = [
+        area is not None and not area.touches(grid.core(n)) for n in range(per_time)
+    ]
+    for number in grid:
+        if outside[number % per_time]:
+            states[number] = OUTSIDE
+            continue
+        first = grid.index(number)[0] * frames
+        every = [source.covers(grid.core(number), [first + i]) for i in range(frames)]
+        if not all(every):
+            states[number] = NO_ITEM
+    return states
+
+
+def _notes(
+    source: Source, card: ModelCard, shape: tuple[int, int], chosen: Inference
+) -> Sequence[str]:
+    notes = []
+    patch = card.input.patch
+    if patch.fixed and min(shape) < patch.size:
+        notes.append(
+            f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "
+            f"fixed patch of {patch.size} px: it is padded by reflection"
+        )
+    if patch.halo is None and chosen.merge == "crop":
+        notes.append(
+            f"`{card.name}` states no halo: with merge crop, seams may show along "
+            "patch borders; merge blend hides them"
+        )
+    gsd, crs = card.input.gsd_m, source.geobox.crs
+    if gsd is not None and crs is not None and not crs.geographic:
+        step = abs(source.geobox.affine.a)
+        if not gsd[0] * 0.75 <= step <= gsd[1] * 1.34:
+            notes.append(
+                f"`{card.name}` was made for {gsd[0]:g}-{gsd[1]:g} m, the grid has "
+                f"{step:g} m per pixel: expect lower accuracy"
+            )
+    return notes
