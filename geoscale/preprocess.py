@@ -131,8 +131,9 @@ class Preprocessor:
         with np.errstate(over="ignore", invalid="ignore"):
             x = np.array(data[order], dtype=np.float32, order="C")
         x = x.reshape(self.channels, *data.shape[-2:])
-        ok: Bool = valid.all(axis=0)
-        ok &= np.isfinite(x).all(axis=0)
+        ok: Bool = np.asarray(valid.all(axis=0))
+        for channel in x:
+            np.logical_and(ok, np.isfinite(channel), out=ok)
         np.copyto(x, self.fill[:, None, None], where=~ok)
         if self.mean is not None and self.std is not None:
             x -= self.mean[:, None, None]

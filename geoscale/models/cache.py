@@ -21,6 +21,7 @@ from geoscale import __version__
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, PlanError
 from geoscale.models.build import build_module
+from geoscale.models.device import pick_device
 from geoscale.models.onnx_predictor import OnnxPredictor
 from geoscale.models.torch_predictor import Precision, TorchPredictor
 from geoscale.models.weights import resolve_weights
@@ -211,8 +212,6 @@ def _load(card: ModelCard, settings: ModelSettings) -> TorchPredictor | OnnxPred
 def _load_torch(
     card: ModelCard, settings: ModelSettings, path: Path, sha256: str
 ) -> TorchPredictor:
-    from geoscale.models.torch_predictor import pick_device
-
     if _is_onnx(card, path):
         raise PlanError(
             f"runtime `torch` cannot run {path.name}, which is ONNX; say runtime: auto"

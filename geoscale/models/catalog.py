@@ -9,9 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import yaml
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError
+from geoscale.models.fetch import fetch_bytes
 from geoscale.models.torchgeo_cards import TORCHGEO, torchgeo_card
 from geoscale.words import redact, suggest
 
@@ -33,7 +33,6 @@ _UKIS_CLASSES = ("background", "clouds", "cloud_shadows")
 _UKIS_COLORS = ("2E7D32", "ECEFF1", "455A64")
 
 _MAX_CARD_BYTES = 1 << 20
-_TIMEOUT_S = 30
 _CARD_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -205,11 +204,9 @@ def _spdx(text: str | None) -> str | None:
 def _fetch_card(url: str) -> ModelCard:
     """Read a card from the web; its relative weights lie beside it there."""
     where = redact(url)
-    request = urllib.request.Request(url, headers={"User-Agent": "geoscale"})
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
-            body = reply.read(_MAX_CARD_BYTES + 1)
-    except (urllib.error.URLError, OSError) as err:
+        body = fetch_bytes(url, _MAX_CARD_BYTES + 1)
+    except (OSError, HTTPException) as err:
         raise CardError(
             f"model card {where} cannot be fetched: {redact(str(err))}"
         ) from err
@@ -233,7 +230,7 @@ def _fetch_card(url: str) -> ModelCard:
 
 
 def _refuse_files(data: dict[str, Any], where: str) -> None:
-    """A card from the web must not reach into this machine's files."""
+    """Stop a card from the web that would reach into this machine's files."""
     dumped = json.dumps(data, default=str)
     hrefs = data.get("weights") or {}
     href = str(hrefs.get("href", "")) if isinstance(hrefs, dict) else ""

@@ -17,7 +17,13 @@ from geoscale.errors import (
     WeightsError,
     require,
 )
-from geoscale.models.torch_predictor import check_finite, check_output, check_patches
+from geoscale.models.scores import (
+    activate,
+    check_finite,
+    check_output,
+    check_patches,
+    pad_to,
+)
 from geoscale.types import Float, Json
 
 
@@ -147,15 +153,9 @@ class OnnxPredictor:
         """
         check_patches(patches, self._card)
         n, step = len(patches), self._batch
-        short = -n % step
-        if short:
-            # one shape for every call: results must not depend on what is left
-            patches = np.concatenate(
-                [patches, np.zeros_like(patches[:1]).repeat(short, 0)]
-            )
         parts = [
-            self._run(patches[start : start + step])
-            for start in range(0, len(patches), step)
+            self._run(pad_to(patches[start : start + step], step))
+            for start in range(0, n, step)
         ]
         return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:n]
 
@@ -192,37 +192,6 @@ class OnnxPredictor:
                 f"{self._path} is no ONNX network that ONNX Runtime "
                 f"{ort.__version__} opens: {str(err).splitlines()[0]}"
             ) from err
-
-
-def activate(logits: Float, activation: str) -> Float:
-    """Turn logits into scores in float32, without overflow.
-
-    Parameters
-    ----------
-    logits : ndarray of float32, (n, class, y, x)
-        As the file gives them.
-    activation : str
-        ``softmax``, ``sigmoid`` or ``none``.
-
-    Returns
-    -------
-    ndarray of float32, (n, class, y, x)
-        Scores.
-
-    Examples
-    --------
-    >>> activate(np.float32([[[[1000.0]], [[1000.0]]]]), "softmax").ravel().tolist()
-    [0.5, 0.5]
-    """
-    if activation == "softmax":
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
-    if activation == "sigmoid":
-        # exp(-|x|) never overflows; both signs share it
-        small = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
-    return logits
 
 
 def _pick_providers(device: str) -> list[Any]:

@@ -11,6 +11,8 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError, GeoscaleError, PlanError
 from geoscale.models.build import freeze
+from geoscale.models.device import DeviceLostError, make_cuda_repeatable, pick_device
+from geoscale.models.scores import check_finite, check_output, check_patches, pad_to
 from geoscale.types import Float, Json
 
 if TYPE_CHECKING:
@@ -23,63 +25,6 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 # how CPU allocators say that memory ran out; torch has no class for it
 _CPU_OOM = ("DefaultCPUAllocator", "alloc_cpu", "not enough memory")
-
-
-class DeviceLostError(GeoscaleError):
-    """The device or its driver failed: every later call in this process would.
-
-    The process must be replaced before the block is tried again.
-    """
-
-    kind = "process"
-    exit_code = 3
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn a device's name into a device that is there.
-
-    Parameters
-    ----------
-    name : str
-        ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``auto`` (CUDA, else MPS, else
-        CPU; the choice is logged).
-
-    Returns
-    -------
-    torch.device
-        Usable now.
-
-    Raises
-    ------
-    PlanError
-        If it is absent: asked-for CUDA never becomes CPU in silence.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cpu"
-        if torch.cuda.is_available():
-            name = "cuda"
-        elif torch.backends.mps.is_available():
-            name = "mps"
-        _LOG.info("device auto: %s", name)
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise PlanError(
-            f"device `{name}` is unknown; use cpu, cuda, cuda:N, mps or auto"
-        ) from err
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PlanError(
-            f"device `{name}` is not there: torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} CUDA device(s); install a CUDA build of "
-            "torch, ask for a GPU node, or say device: cpu"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise PlanError("device `mps` is not there; say device: cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise PlanError(f"device `{name}` is not supported; use cpu, cuda, mps or auto")
-    return device
 
 
 class TorchPredictor:
@@ -131,8 +76,10 @@ class TorchPredictor:
         self._model_id = model_id
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         if self._device.type == "cuda":
-            _make_cuda_repeatable()
-        self._module = freeze(module).to(self._device, memory_format=self._format)
+            make_cuda_repeatable()
+        module = freeze(module).to(self._device)
+        # the stubs know only `to(memory_format=…)` by itself
+        self._module: nn.Module = module.to(memory_format=self._format)
 
     @property
     def batch(self) -> int:
@@ -260,11 +207,7 @@ class TorchPredictor:
         parts = []
         for start in range(0, n, step):
             part = patches[start : start + step]
-            short = step - len(part)
-            if short:
-                # one shape for all parts: results must not depend on what is left
-                part = np.concatenate([part, np.zeros_like(part[:1]).repeat(short, 0)])
-            parts.append(self._run_part(part)[: step - short])
+            parts.append(self._run_part(pad_to(part, step))[: len(part)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run_part(self, part: Float) -> Float:
@@ -314,62 +257,6 @@ class TorchPredictor:
         return logits
 
 
-def check_patches(patches: Float, card: ModelCard) -> None:
-    """Refuse a batch that is not float32 (n, channels of the card, y, x).
-
-    Raises
-    ------
-    CardError
-        With what came and what the card wants.
-    """
-    if (
-        patches.ndim != 4
-        or patches.dtype != np.float32
-        or patches.shape[1] != card.input.channels
-        or not len(patches)
-    ):
-        raise CardError(
-            f"model `{card.name}` expects float32 (n, {card.input.channels}, y, x), "
-            f"got {patches.dtype} {patches.shape}"
-        )
-
-
-def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) -> None:
-    """Refuse an output that is not one score per class and input pixel.
-
-    Raises
-    ------
-    CardError
-        With what came and what the card says.
-    """
-    wanted = (given[0], len(card.output.classes), *given[2:])
-    if got != wanted:
-        raise CardError(
-            f"model `{card.name}` gave shape {got} for input {given}, expected "
-            f"{wanted} (n, class, y, x); check `output.classes` of the card, and that "
-            "the network keeps height and width"
-        )
-
-
-def check_finite(scores: Float, patches: Float, precision: str) -> None:
-    """Refuse NaN and infinity: `argmax` would make class 0 of them.
-
-    Raises
-    ------
-    BlockError
-        Saying whether the input or the network is at fault.
-    """
-    if np.isfinite(scores).all():
-        return
-    if not np.isfinite(patches).all():
-        what = "its input holds NaN or infinity; fill invalid pixels before"
-    elif precision == "float32":
-        what = "its input is finite: the weights are damaged or the units are wrong"
-    else:
-        what = f"its input is finite: {precision} overflows; use precision: float32"
-    raise BlockError(f"the network gave NaN or infinity; {what}", phase="predict")
-
-
 def _take_tensor(out: Any) -> torch.Tensor:
     import torch
 
@@ -391,13 +278,3 @@ def _is_out_of_memory(err: BaseException) -> bool:
     return isinstance(err, torch.OutOfMemoryError) or (
         isinstance(err, RuntimeError) and any(word in str(err) for word in _CPU_OOM)
     )
-
-
-def _make_cuda_repeatable() -> None:
-    """No TF32, no algorithm search: both change bits between runs or devices."""
-    import torch
-
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True

@@ -14,6 +14,7 @@ from typing import Any
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, WeightsError
+from geoscale.models.fetch import check_first_bytes, fetch_file, sha256_file
 from geoscale.words import suggest
 
 
@@ -85,8 +86,8 @@ def torchgeo_card(name: str) -> ModelCard:
     labels = row.classes if row else tuple(f"class_{i}" for i in range(_count(meta)))
     if len(labels) != _count(meta):
         raise CardError(
-            f"`{name}` has {_count(meta)} classes in this torchgeo, {len(labels)} names "
-            "are known; write a card with the names"
+            f"`{name}` has {_count(meta)} classes in this torchgeo, {len(labels)} "
+            "names are known; write a card with the names"
         )
     return ModelCard.from_dict(
         {
@@ -188,9 +189,7 @@ def fetch_torchgeo(href: str) -> Path:
     """
     import torch
 
-    from geoscale.models.weights import check_first_bytes, fetch, sha256_file
-
-    url = _find_weights(href).url
+    url = str(_find_weights(href).url)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rpartition("/")[2]
     match = _HASH.search(path.name)
@@ -198,7 +197,7 @@ def fetch_torchgeo(href: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         try:
-            fetch(url, part)
+            fetch_file(url, part)
             check_first_bytes(part)
             _check_prefix(part, sha256_file(part), match)
             part.replace(path)

@@ -8,44 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import logging
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, WeightsError
+from geoscale.models.fetch import check_first_bytes, fetch_file, sha256_file
+from geoscale.models.torchgeo_cards import fetch_torchgeo
 from geoscale.words import redact
 
-_LOG = logging.getLogger(__name__)
-
 _EXTRAS = {"ukis_csmask": "onnx"}
-_CHUNK = 1 << 20
-_TIMEOUT_S = 60
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".bin"}
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hash a file without reading it into memory at once.
-
-    Parameters
-    ----------
-    path : str or Path
-        Local file.
-
-    Returns
-    -------
-    str
-        64 hex digits.
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def cache_dir() -> Path:
@@ -86,8 +61,6 @@ def resolve_weights(
     if href.startswith("package:"):
         path = _in_package(href)
     elif href.startswith("torchgeo:"):
-        from geoscale.models.torchgeo_cards import fetch_torchgeo
-
         path = fetch_torchgeo(href)
     elif "://" in href and not href.startswith("file://"):
         path = _download_once(href, known)
@@ -106,46 +79,6 @@ def resolve_weights(
                 "change the card and plan again"
             )
     return path, found
-
-
-def check_first_bytes(path: Path) -> None:
-    """Refuse files that only look like weights, by their first bytes.
-
-    Parameters
-    ----------
-    path : Path
-        Local file.
-
-    Raises
-    ------
-    WeightsError
-        If it is missing, empty, a Git-LFS pointer or a web page.
-    """
-    if path.is_dir():
-        raise WeightsError(f"weights {path} are a folder; name the file inside it")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except FileNotFoundError:
-        raise WeightsError(
-            f"weights {path} do not exist; put the file there or mend `weights.href`"
-        ) from None
-    except OSError as err:
-        raise WeightsError(f"weights {path} cannot be read: {err}") from err
-    if not size:
-        raise WeightsError(f"weights {path} are empty (0 bytes); fetch them again")
-    if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(
-            f"{path} is a Git-LFS pointer ({size} bytes), not the weights; "
-            "run `git lfs pull` where it came from"
-        )
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:15]
-    if start.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise WeightsError(
-            f"{path} is HTML or XML, first bytes {start.decode(errors='replace')!r}; "
-            "the server gave a page (login, error), not the weights: fetch them again"
-        )
 
 
 def _in_package(href: str) -> Path:
@@ -192,7 +125,7 @@ def _download_once(url: str, sha256: str | None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{uuid4().hex}.part"
     try:
-        found = fetch(url, part)
+        found = fetch_file(url, part)
         check_first_bytes(part)
         if sha256 is not None and found != sha256:
             raise WeightsError(
@@ -205,53 +138,6 @@ def _download_once(url: str, sha256: str | None) -> Path:
         part.unlink(missing_ok=True)
     _write_atomic(note, found)
     return target
-
-
-def fetch(url: str, to: Path) -> str:
-    """Download a URL into a file and give its sha256.
-
-    Parameters
-    ----------
-    url : str
-        http or https.
-    to : Path
-        File to write.
-
-    Returns
-    -------
-    str
-        sha256 of what came.
-
-    Raises
-    ------
-    WeightsError
-        If the server refuses, the body is cut short, or the disk is full.
-    """
-    _LOG.info("downloading %s", redact(url))
-    digest, size = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "geoscale"})
-    try:
-        with (
-            urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply,
-            open(to, "wb") as file,
-        ):
-            promised = reply.headers.get("Content-Length")
-            while chunk := reply.read(_CHUNK):
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except (urllib.error.URLError, OSError) as err:
-        raise WeightsError(
-            f"weights at {redact(url)} cannot be fetched: {redact(str(err))}; on nodes "
-            "without internet fetch them first on one that has it (same GEOSCALE_CACHE)"
-        ) from err
-    if promised is not None and int(promised) != size:
-        raise WeightsError(
-            f"weights at {redact(url)}: {size} of {promised} bytes came; try again"
-        )
-    return digest.hexdigest()
 
 
 def _write_atomic(path: Path, text: str) -> None:

@@ -16,9 +16,8 @@ from geoscale.card import ModelCard
 
 SUPPORT = Path(__file__).resolve().parent
 
-S2_BANDS = (
-    ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]  # in the files' order
-)
+# in the order of the sen1floods11 files
+S2_BANDS = [f"B{n}" for n in (*range(1, 9), "8A", *range(9, 13))]
 
 WORLDFLOODS_MEAN = (
     3787.0604973, 3758.07467509, 3238.08248208, 3418.90147615, 3450.23315812,
@@ -32,7 +31,17 @@ WORLDFLOODS_STD = (
 )  # fmt: skip
 
 DYNAMIC_WORLD_BANDS = ["B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12"]
-DYNAMIC_WORLD_CLASSES = ["water", "trees", "grass", "flooded_vegetation", "crops", "shrub_and_scrub", "built", "bare", "snow_and_ice"]
+DYNAMIC_WORLD_CLASSES = [
+    "water",
+    "trees",
+    "grass",
+    "flooded_vegetation",
+    "crops",
+    "shrub_and_scrub",
+    "built",
+    "bare",
+    "snow_and_ice",
+]
 
 
 def data_dir() -> Path:

@@ -1,0 +1,81 @@
+"""Devices: asked for by name, never swapped for another in silence."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from geoscale.errors import GeoscaleError, PlanError
+
+if TYPE_CHECKING:
+    import torch
+
+_LOG = logging.getLogger(__name__)
+
+
+class DeviceLostError(GeoscaleError):
+    """The device or its driver failed: every later call in this process would.
+
+    The process must be replaced before the block is tried again.
+    """
+
+    kind = "process"
+    exit_code = 3
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a device's name into a device that is there.
+
+    Parameters
+    ----------
+    name : str
+        ``cpu``, ``cuda``, ``cuda:N``, ``mps`` or ``auto`` (CUDA, else MPS, else
+        CPU; the choice is logged).
+
+    Returns
+    -------
+    torch.device
+        Usable now.
+
+    Raises
+    ------
+    PlanError
+        If it is absent: asked-for CUDA never becomes CPU in silence.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+        _LOG.info("device auto: %s", name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise PlanError(
+            f"device `{name}` is unknown; use cpu, cuda, cuda:N, mps or auto"
+        ) from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PlanError(
+            f"device `{name}` is not there: torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} CUDA device(s); install a CUDA build of "
+            "torch, ask for a GPU node, or say device: cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise PlanError("device `mps` is not there; say device: cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise PlanError(f"device `{name}` is not supported; use cpu, cuda, mps or auto")
+    return device
+
+
+def make_cuda_repeatable() -> None:
+    """No TF32, no algorithm search: both change bits between runs or devices."""
+    import torch
+
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    conv: Any = torch.backends.cudnn
+    conv.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -1,0 +1,122 @@
+"""What goes into a network and what comes out: checked, padded, activated."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geoscale.card import ModelCard
+from geoscale.errors import BlockError, CardError
+from geoscale.types import Float
+
+
+def pad_to(part: Float, count: int) -> Float:
+    """Fill a short batch up with zeros.
+
+    One shape for every call: libraries choose other algorithms for other
+    shapes, and results must not depend on how many patches were left.
+
+    Parameters
+    ----------
+    part : ndarray of float32, (n, channel, y, x)
+        At most `count` patches.
+    count : int
+        Patches wanted.
+
+    Returns
+    -------
+    ndarray of float32, (count, channel, y, x)
+        The same array if it is full.
+    """
+    short = count - len(part)
+    if not short:
+        return part
+    return np.concatenate([part, np.zeros((short, *part.shape[1:]), part.dtype)])
+
+
+def activate(logits: Float, activation: str) -> Float:
+    """Turn logits into scores in float32, without overflow.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, (n, class, y, x)
+        As the file gives them.
+    activation : str
+        ``softmax``, ``sigmoid`` or ``none``.
+
+    Returns
+    -------
+    ndarray of float32, (n, class, y, x)
+        Scores.
+
+    Examples
+    --------
+    >>> activate(np.float32([[[[1000.0]], [[1000.0]]]]), "softmax").ravel().tolist()
+    [0.5, 0.5]
+    """
+    scores: Float
+    if activation == "softmax":
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+    elif activation == "sigmoid":
+        # exp(-|x|) never overflows; both signs share it
+        small = np.exp(-np.abs(logits))
+        scores = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    else:
+        scores = logits
+    return scores
+
+
+def check_patches(patches: Float, card: ModelCard) -> None:
+    """Refuse a batch that is not float32 (n, channels of the card, y, x).
+
+    Raises
+    ------
+    CardError
+        With what came and what the card wants.
+    """
+    if (
+        patches.ndim != 4
+        or patches.dtype != np.float32
+        or patches.shape[1] != card.input.channels
+        or not len(patches)
+    ):
+        raise CardError(
+            f"model `{card.name}` expects float32 (n, {card.input.channels}, y, x), "
+            f"got {patches.dtype} {patches.shape}"
+        )
+
+
+def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) -> None:
+    """Refuse an output that is not one score per class and input pixel.
+
+    Raises
+    ------
+    CardError
+        With what came and what the card says.
+    """
+    wanted = (given[0], len(card.output.classes), *given[2:])
+    if got != wanted:
+        raise CardError(
+            f"model `{card.name}` gave shape {got} for input {given}, expected "
+            f"{wanted} (n, class, y, x); check `output.classes` of the card, and that "
+            "the network keeps height and width"
+        )
+
+
+def check_finite(scores: Float, patches: Float, precision: str) -> None:
+    """Refuse NaN and infinity: `argmax` would make class 0 of them.
+
+    Raises
+    ------
+    BlockError
+        Saying whether the input or the network is at fault.
+    """
+    if np.isfinite(scores).all():
+        return
+    if not np.isfinite(patches).all():
+        what = "its input holds NaN or infinity; fill invalid pixels before"
+    elif precision == "float32":
+        what = "its input is finite: the weights are damaged or the units are wrong"
+    else:
+        what = f"its input is finite: {precision} overflows; use precision: float32"
+    raise BlockError(f"the network gave NaN or infinity; {what}", phase="predict")
