@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from geoscale.errors import OutputError
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate
@@ -63,6 +65,35 @@ def encode_shard(
     if len(shards) > 1:
         raise AssertionError(f"block {window.as_tuple()} spans {len(shards)} shards")
     return bytes(shards[0].to_bytes()) if shards else None
+
+
+def read_part(array: Any, where: tuple[Any, ...]) -> Array:
+    """Read a part of a stored array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Array of an output.
+    where : tuple
+        Index of the part.
+
+    Returns
+    -------
+    ndarray
+        Its values, in the stored dtype.
+
+    Raises
+    ------
+    OutputError
+        If a shard there is damaged.
+    """
+    try:
+        return np.asarray(array[where])
+    except (ValueError, RuntimeError) as err:
+        raise OutputError(
+            f"array `{array.name}` is damaged at {where}: {err}; run `geoscale verify`, "
+            "then `geoscale repair`"
+        ) from err
 
 
 def lay_out(template: OutputTemplate) -> dict[str, bytes]:

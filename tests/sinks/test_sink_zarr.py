@@ -324,7 +324,7 @@ def test_create_refuses_another_zarr(kit, tmp_path):
 
 def test_create_refuses_another_layout_and_names_the_field(kit, sink):
     other = ZarrSink(sink.url, kit.template(times=("2024-05-01",)))
-    with pytest.raises(OutputError, match="`times` is .* there and .* here"):
+    with pytest.raises(OutputError, match=r"`times` is .* there and .* here"):
         other.create()
 
 

@@ -1,0 +1,258 @@
+"""Overviews: the finished map at 1/2, 1/4, 1/8…, each a small output of its own.
+
+Each level is made from the one before, block by block, and written by the same
+sink into ``overviews/<factor>``. Memory is one block and one strip of the finer
+level, whatever the map's size. Open one with ``open_output(url, group=...)``:
+`xarray.open_datatree` cannot hold a root and children of different sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from geoscale.errors import OutputError
+from geoscale.sinks.layout import consolidate, load_template, read_part
+from geoscale.sinks.zarr import ZarrSink
+from geoscale.storage import Folder
+from geoscale.template import OutputTemplate, convention, is_categorical
+from geoscale.types import Array, Json, Layer
+from geoscale.windows import Window
+from geoscale.words import redact
+
+FOLDER = "overviews"
+"""Group below the root that holds the levels."""
+
+
+def write_overviews(url: str, *, smallest_px: int = 512) -> dict[str, str | None]:
+    """Write all overviews of a finished output and announce them on its root.
+
+    Class layers take the *mode* of the valid pixels among each 2 x 2, ties go to
+    the one that comes first in reading order, so no class wins by its number;
+    other layers take the mean of the valid pixels, rounded where stored as
+    integers. Each level comes from the one before: at 1/4 and coarser the mode
+    is a mode of modes. Run it in one process, after the last block; running it
+    again gives the same bytes.
+
+    Parameters
+    ----------
+    url : str
+        A finished output.
+    smallest_px : int
+        Levels are added until the longer side is at most this, in px.
+
+    Returns
+    -------
+    dict
+        Stored key, relative to `url` → digest; None where all is fill value.
+
+    Raises
+    ------
+    OutputError
+        If there is no output.
+    StoppedError
+        If there is no room or no right to write.
+    """
+    base = template = load_template(url)
+    digests: dict[str, str | None] = {}
+    levels: list[tuple[str, OutputTemplate]] = [(".", base)]
+    factor, finer = 1, str(url).rstrip("/")
+    while max(template.shape) > max(1, smallest_px):
+        factor, template = 2 * factor, halve(template)
+        name = f"{FOLDER}/{factor}"
+        sink = ZarrSink(f"{url}/{name}", template)
+        sink.create()
+        for key, digest in _write_level(finer, sink).items():
+            digests[f"{name}/{key}"] = digest
+        levels.append((name, template))
+        finer = sink.url
+    if len(levels) > 1:
+        # A group of its own, so that readers can walk from the root to a level.
+        Folder(url).put(
+            f"{FOLDER}/zarr.json",
+            b'{"attributes": {}, "zarr_format": 3, "node_type": "group"}',
+        )
+    consolidate(Folder(url), multiscales_attrs(levels))
+    return digests
+
+
+def halve(template: OutputTemplate) -> OutputTemplate:
+    """Template at half the resolution; the upper left corner stays.
+
+    Parameters
+    ----------
+    template : OutputTemplate
+        The finer level.
+
+    Returns
+    -------
+    OutputTemplate
+        The coarser level; an odd row or column is kept as a half-filled one.
+    """
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    rows, columns = template.shape
+    grid = GeoBox(
+        (-(-rows // 2), -(-columns // 2)),
+        template.geobox.transform @ Affine.scale(2),
+        template.geobox.crs,
+    )
+    return replace(template, geobox=grid)
+
+
+def multiscales_attrs(levels: list[tuple[str, OutputTemplate]]) -> Json:
+    """Attributes that announce the levels on the root group.
+
+    Parameters
+    ----------
+    levels : list of (str, OutputTemplate)
+        Path and template of every level, finest first.
+
+    Returns
+    -------
+    dict
+        ``zarr_conventions`` and ``multiscales``.
+
+    References
+    ----------
+    .. [1] https://github.com/zarr-conventions/multiscales, version 0.1
+    """
+    layout: list[Json] = []
+    for path, template in levels:
+        entry: Json = {"asset": path}
+        if layout:
+            # relative to `derived_from`, not to the root
+            entry["derived_from"] = layout[-1]["asset"]
+            entry["transform"] = {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}
+        entry["spatial:shape"] = list(template.shape)
+        entry["spatial:transform"] = list(template.transform)
+        layout.append(entry)
+    names = ("multiscales", "proj", "spatial")
+    kinds = {_method(layer) for layer in levels[0][1].layers}
+    return {
+        "zarr_conventions": [convention(name) for name in names],
+        "multiscales": {
+            "layout": layout,
+            "resampling_method": "mode" if "mode" in kinds else "average",
+        },
+    }
+
+
+def reduce_mode(data: Array, fill: float) -> Array:
+    """Take the most frequent valid value of every 2 x 2 px.
+
+    Parameters
+    ----------
+    data : ndarray, (y, x)
+        Class values; an odd edge counts as fill.
+    fill : float
+        Not valid; the result only where all four are.
+
+    Returns
+    -------
+    ndarray, (ceil(y / 2), ceil(x / 2))
+        In the dtype of `data`.
+
+    Examples
+    --------
+    >>> reduce_mode(np.array([[7, 1, 255], [1, 7, 255]], np.uint8), 255)
+    array([[  7, 255]], dtype=uint8)
+    """
+    four = _quads(data, fill)
+    votes = np.zeros(four.shape, np.uint8)
+    for i in range(4):
+        for k in range(4):
+            votes[i] += four[i] == four[k]
+    votes[four == fill] = 0
+    # argmax takes the first of equals: reading order
+    best = votes.argmax(axis=0)[None]
+    return np.take_along_axis(four, best, axis=0)[0]
+
+
+def reduce_mean(data: Array, fill: float) -> Array:
+    """Take the mean of the valid values of every 2 x 2 px.
+
+    Parameters
+    ----------
+    data : ndarray, (y, x)
+        Numbers; an odd edge counts as fill.
+    fill : float
+        Not valid, NaN for NaN; the result only where all four are.
+
+    Returns
+    -------
+    ndarray, (ceil(y / 2), ceil(x / 2))
+        In the dtype of `data`; integers rounded half to even.
+
+    Examples
+    --------
+    >>> reduce_mean(np.array([[1, 255, 4], [5, 255, 6]], np.uint8), 255)
+    array([[3, 5]], dtype=uint8)
+    """
+    four = _quads(data, fill)
+    valid = ~np.isnan(four) if np.isnan(fill) else four != fill
+    count = valid.sum(axis=0)
+    # float32 would round sums of large integers
+    total = np.where(valid, four, 0).sum(axis=0, dtype=np.float64)
+    mean = total / np.maximum(count, 1)
+    if np.issubdtype(data.dtype, np.integer):
+        mean = np.rint(mean)
+    return np.where(count > 0, mean, fill).astype(data.dtype)
+
+
+def _method(layer: Layer) -> str:
+    return "mode" if is_categorical(layer) else "average"
+
+
+def _quads(data: Array, fill: float) -> Array:
+    rows, columns = data.shape
+    if rows % 2 or columns % 2:
+        pad = ((0, rows % 2), (0, columns % 2))
+        data = np.pad(data, pad, constant_values=np.asarray(fill, data.dtype))
+    return np.stack([data[i::2, k::2] for i in (0, 1) for k in (0, 1)])
+
+
+def _write_level(finer: str, sink: ZarrSink) -> dict[str, str | None]:
+    import zarr
+
+    template, digests = sink.template, {}
+    try:
+        group = zarr.open_group(finer, mode="r", zarr_format=3)
+        arrays: dict[str, Any] = {x.name: group[x.name] for x in template.layers}
+    except (FileNotFoundError, KeyError) as err:
+        raise OutputError(f"output {redact(finer)} lacks {err}; run the job") from err
+    step = template.block_px
+    for time in range(len(template.times)):
+        for y0 in range(0, template.shape[0], step):
+            for x0 in range(0, template.shape[1], step):
+                core = Window(y0, x0, y0 + step, x0 + step).clip(template.shape)
+                block = {
+                    layer.name: _reduce(
+                        arrays[layer.name], layer, (time, core), template
+                    )
+                    for layer in template.layers
+                }
+                digests.update(sink.write(time, core, block))
+    return digests
+
+
+def _reduce(
+    array: Any, layer: Layer, at: tuple[int, Window], template: OutputTemplate
+) -> Array:
+    time, core = at
+    reduce = reduce_mode if is_categorical(layer) else reduce_mean
+    done = np.empty(layer.block_shape(core.shape), layer.dtype)
+    planes = done if layer.classes else done[None]
+    # Strips of whole chunks: each chunk of the finer level is decoded once.
+    height = template.chunk_px
+    for k, plane in enumerate(planes):
+        at_class = (k,) if layer.classes else ()
+        for y0 in range(core.y0, core.y1, height):
+            y1 = min(y0 + height, core.y1)
+            region = (slice(2 * y0, 2 * y1), slice(2 * core.x0, 2 * core.x1))
+            data = read_part(array, (time, *at_class, *region))
+            plane[y0 - core.y0 : y1 - core.y0] = reduce(data, layer.fill_value)
+    return done
