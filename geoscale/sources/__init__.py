@@ -1,1 +1,1 @@
-"""Sources: where imagery comes from, behind one protocol (`types.Source`)."""
+"""Imagery on one grid, from STAC items, raster files, Zarr or xarray."""

@@ -1,0 +1,165 @@
+"""Stored numbers to physical units: one factor and offset per item and band.
+
+Sentinel-2 is why this is a file of its own: whether -0.1 still has to be added
+depends on the provider and on the processing baseline, and either mistake is
+silent. What is not known is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from geoscale.errors import SourceError
+from geoscale.sources.items import Asset, Item
+
+Units = Literal["raw", "reflectance"]
+Gain = tuple[float, float]
+
+S2_SCALE = 1e-4
+S2_OFFSET = -0.1
+"""Added to reflectance from baseline 04.00 on (25 January 2022)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What the caller wants out, and what the caller knows."""
+
+    units: Units = "raw"
+    """``raw``: as stored; ``reflectance``: stored * scale + offset."""
+    multiply: float = 1.0
+    """Applied after scale and offset, so that reflectance may be x10000."""
+    scale: float | None = None
+    """Overrides the metadata."""
+    offset: float | None = None
+    """Overrides the metadata."""
+    harmonize: str | None = None
+    """``s2-boa``: derive Sentinel-2's offset from the baseline."""
+
+
+def find_gains(
+    items: Sequence[Item],
+    layout: Sequence[Sequence[Asset]],
+    bands: Sequence[str],
+    calibration: Calibration,
+) -> list[list[Gain]]:
+    """Find factor and offset of every item and band.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        The items.
+    layout : sequence of sequence of Asset
+        Asset of each item and band.
+    bands : sequence of str
+        Names of the bands, for messages.
+    calibration : Calibration
+        What is wanted.
+
+    Returns
+    -------
+    list of list of tuple
+        (factor, offset) as float64: result = stored * factor + offset.
+
+    Raises
+    ------
+    SourceError
+        If a scale or offset is needed and not known.
+    """
+    if calibration.units == "raw" and calibration.harmonize is None:
+        _refuse_mixed(items, layout, calibration)
+        return [[(1.0, 0.0) for _ in row] for row in layout]
+    missing: Counter[str] = Counter()
+    gains = []
+    for item, row in zip(items, layout, strict=True):
+        found = []
+        for band, asset in zip(bands, row, strict=True):
+            scale, offset = scale_and_offset(item, asset, calibration)
+            if scale is None:
+                missing[band] += 1
+            found.append(_in_units(scale or 1.0, offset, calibration))
+        gains.append(found)
+    if missing:
+        named = ", ".join(f"`{band}` ({n} items)" for band, n in missing.items())
+        raise SourceError(
+            f"no scale is known for {named}; set imagery.scale (and imagery.offset), "
+            "or imagery.scale: 1 if the values are reflectance already"
+        )
+    return gains
+
+
+def scale_and_offset(
+    item: Item, asset: Asset, calibration: Calibration
+) -> tuple[float | None, float]:
+    """Give the scale and offset that turn stored values into reflectance.
+
+    Parameters
+    ----------
+    item : Item
+        The item.
+    asset : Asset
+        One of its assets.
+    calibration : Calibration
+        What the caller knows.
+
+    Returns
+    -------
+    tuple
+        Scale, None if unknown, and the offset that is still to be added.
+
+    Raises
+    ------
+    SourceError
+        If the offset of a Sentinel-2 item cannot be known.
+    """
+    scale = asset.scale if calibration.scale is None else calibration.scale
+    if calibration.offset is not None:
+        return scale, calibration.offset
+    if item.offset_applied is True:
+        return scale, 0.0  # listed, and already in the pixels
+    if asset.offset is not None:
+        return scale, asset.offset
+    if not _is_s2_reflectance(item, asset):
+        return scale, 0.0
+    if calibration.harmonize == "s2-boa":
+        if item.baseline is None:
+            raise SourceError(
+                f"item {item.id} states no processing baseline, so its offset is not "
+                "known; set imagery.offset, or drop the item"
+            )
+        # the harmonised number is stored + offset/scale, whatever is wanted out
+        return scale or S2_SCALE, S2_OFFSET if item.baseline >= "04.00" else 0.0
+    return scale, 0.0
+
+
+def _in_units(scale: float, offset: float, calibration: Calibration) -> Gain:
+    if calibration.units == "raw":
+        # harmonised digital numbers: only the offset is put in
+        return calibration.multiply, offset / scale * calibration.multiply
+    return scale * calibration.multiply, offset * calibration.multiply
+
+
+def _is_s2_reflectance(item: Item, asset: Asset) -> bool:
+    return item.sensor == "sentinel-2" and asset.common_name is not None
+
+
+def _refuse_mixed(
+    items: Sequence[Item], layout: Sequence[Sequence[Asset]], calibration: Calibration
+) -> None:
+    """Refuse to mix scenes before and after the change of January 2022."""
+    if calibration.offset is not None:
+        return
+    kinds: Counter[bool] = Counter()
+    for item, row in zip(items, layout, strict=True):
+        if item.baseline is None or not any(_is_s2_reflectance(item, a) for a in row):
+            continue
+        applied = item.offset_applied is True
+        kinds[item.baseline >= "04.00" and not applied] += 1
+    if len(kinds) > 1:
+        raise SourceError(
+            f"{kinds[True]} items have baseline >= 04.00 with the offset not applied, "
+            f"{kinds[False]} have none to apply; their numbers are 1000 apart: set "
+            'imagery.harmonize="s2-boa", or filter by baseline'
+        )

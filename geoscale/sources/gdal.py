@@ -1,0 +1,336 @@
+"""GDAL, tamed: one set of settings, pinned drivers, handles per thread, retries.
+
+Every pixel of a raster file comes through `read_with_retries`. It applies the
+same GDAL settings in whatever process or thread it runs, and a failure ends in
+the right bytes or in `ReadError`, never in zeros.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import random
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from geoscale.errors import ReadError, SourceError, require
+from geoscale.sources.hrefs import Access, to_gdal_path
+from geoscale.words import redact
+
+T = TypeVar("T")
+
+HANDLES_PER_THREAD = 16
+"""Open files that one thread keeps."""
+
+SETTINGS: dict[str, str | int] = {
+    # several threads turn a broken download into zeros without an error
+    "GDAL_NUM_THREADS": "1",
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "120",
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1000",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_CACHEMAX": 128 * 2**20,  # rasterio wants bytes
+    "CPL_VSIL_CURL_CACHE_SIZE": "67108864",
+    "CPL_VSIL_CURL_USE_HEAD": "NO",
+    "VSI_CACHE": "FALSE",
+}
+"""GDAL settings of every read; reasons in the project's documentation."""
+
+_PERMANENT = re.compile(
+    r"\b(400|404|410|416)\b|not recognized as being in a supported|"
+    r"no such file|permission denied|invalid band|out of memory",
+    re.I,
+)
+_AUTH = re.compile(r"\b(401|403)\b|access ?denied|authenticat|invalid ?credential", re.I)
+_LAST_CODE = re.compile(r"HTTP (?:response|error) code\s*:\s*(\d{3})", re.I)
+_ALIASES = {"planetary-computer": "planetary_computer:sign_url"}
+_local = threading.local()
+
+
+class Counts:
+    """What this process has opened and read; for tests and reports."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.opened = 0
+        self.reads = 0
+        self.retries = 0
+
+    def add(self, name: str) -> None:
+        """Count one event."""
+        with self._lock:
+            setattr(self, name, getattr(self, name) + 1)
+
+
+COUNTS = Counts()
+
+
+class Handle:
+    """An open file of one thread, with what is derived from it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.derived: dict[Any, Any] = {}
+
+    def close(self) -> None:
+        """Close views before the file that they look at."""
+        for view in self.derived.values():
+            if hasattr(view, "close"):
+                view.close()
+        self.derived.clear()
+        self.dataset.close()
+
+
+def sign(href: str, signer: str | None) -> str:
+    """Sign an href by the named signer, or give it back.
+
+    Parameters
+    ----------
+    href : str
+        Unsigned.
+    signer : str or None
+        ``planetary-computer``, or ``package.module:function`` that takes an
+        href and returns it signed.
+
+    Raises
+    ------
+    SourceError
+        If there is no such signer.
+    """
+    if signer is None:
+        return href
+    module_name, _, name = _ALIASES.get(signer, signer).partition(":")
+    if not name:
+        raise SourceError(
+            f"imagery.signer `{signer}` is neither `planetary-computer` nor "
+            "`package.module:function`"
+        )
+    if module_name == "planetary_computer":
+        module = require(module_name, extra="azure")
+    else:
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as err:
+            raise SourceError(f"imagery.signer `{signer}`: {err}") from err
+    return str(getattr(module, name)(href))
+
+
+@contextlib.contextmanager
+def gdal_env(path: str = "", attempt: int = 1) -> Iterator[None]:
+    """Apply the settings of reading to this thread.
+
+    Parameters
+    ----------
+    path : str
+        What will be read; decides about side-car files.
+    attempt : int
+        From the second on, nothing that GDAL cached about `path` is believed.
+    """
+    import rasterio
+
+    settings: dict[str, str | int] = dict(SETTINGS)
+    is_remote = path.startswith("/vsi")
+    # Listing a bucket costs seconds; a local ENVI file needs its .hdr found.
+    settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR" if is_remote else "TRUE"
+    if attempt > 1 and is_remote:
+        settings["CPL_VSIL_CURL_NON_CACHED"] = path.partition("?")[0]
+    with rasterio.Env(**settings):
+        yield
+
+
+def open_raster(href: str, access: Access | None = None, attempt: int = 1) -> Any:
+    """Open a raster file for reading with one of the allowed drivers.
+
+    Parameters
+    ----------
+    href : str
+        Unsigned path or URL.
+    access : Access, optional
+        What is allowed, and how to sign.
+    attempt : int
+        Which try this is.
+
+    Returns
+    -------
+    rasterio.DatasetReader
+        The caller closes it.
+
+    Raises
+    ------
+    SourceError
+        If the href is refused.
+    rasterio.errors.RasterioIOError
+        If it cannot be opened.
+    """
+    import rasterio
+
+    access = access or Access()
+    path = to_gdal_path(href, access)
+    if access.signer is not None:
+        path = to_gdal_path(sign(href, access.signer), access)
+    COUNTS.add("opened")
+    with gdal_env(path, attempt):
+        return rasterio.open(path, driver=_driver(path), sharing=False)
+
+
+def _driver(path: str) -> str:
+    # Never left to GDAL: a file named .tif may hold a VRT that reads any file.
+    if path.startswith("/vsi"):
+        name = path.partition("?")[0].lower()
+        return "JP2OpenJPEG" if name.endswith((".jp2", ".j2k")) else "GTiff"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return "GTiff"
+    if head[4:8] == b"jP  " or head[:4] == b"\xff\x4f\xff\x51":
+        return "JP2OpenJPEG"
+    if head[:2] not in (b"II", b"MM") and envi_header(path):
+        return "ENVI"
+    return "GTiff"
+
+
+def envi_header(path: str) -> str | None:
+    """Path of the ENVI header beside a local file, or None."""
+    stem = os.path.splitext(path)[0]
+    for name in (path, stem):
+        for end in (".hdr", ".HDR"):
+            if os.path.isfile(name + end) and name + end != path:
+                return name + end
+    return None
+
+
+def read_with_retries(href: str, access: Access, read: Callable[[Handle], T]) -> T:
+    """Run a read on this thread's handle of a file; retry what may pass.
+
+    Parameters
+    ----------
+    href : str
+        Unsigned path or URL.
+    access : Access
+        What is allowed, how to sign, how often to try.
+    read : callable
+        Takes a `Handle`, returns pixels; called again after a failure.
+
+    Returns
+    -------
+    object
+        What `read` returned.
+
+    Raises
+    ------
+    ReadError
+        If the file cannot be read; the href in it is redacted.
+    SourceError
+        If the href is refused.
+    """
+    from rasterio.errors import RasterioError
+
+    path = to_gdal_path(href, access)
+    key = (href, access)
+    for attempt in range(1, access.attempts + 1):
+        try:
+            with gdal_env(path, attempt):
+                COUNTS.add("reads")
+                return read(_handle(key, attempt))
+        except (RasterioError, OSError, _cpl_error()) as err:
+            drop_handle(key)
+            why = explain(err)
+            if attempt == access.attempts or not is_transient(why, path, attempt):
+                raise ReadError(
+                    f"cannot read {redact(href)} after {attempt} "
+                    f"{'try' if attempt == 1 else 'tries'}: {redact(why)}"
+                ) from None
+        COUNTS.add("retries")
+        # full jitter: thousands of workers must not come back in step
+        time.sleep(random.uniform(0, min(30.0, access.backoff_s * 2**attempt)))  # noqa: S311
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def is_transient(why: str, path: str, attempt: int) -> bool:
+    """Whether the same read may succeed later.
+
+    Parameters
+    ----------
+    why : str
+        What GDAL said.
+    path : str
+        GDAL path.
+    attempt : int
+        Which try failed.
+
+    Examples
+    --------
+    >>> is_transient("HTTP response code: 503", "/vsicurl/https://x", 1)
+    True
+    >>> is_transient("HTTP response code: 404", "/vsicurl/https://x", 1)
+    False
+    """
+    if not path.startswith("/vsi"):
+        # a network disk may hiccup; a broken local file stays broken
+        return "Input/output error" in why or "Stale file" in why
+    if _AUTH.search(why):
+        return attempt == 1  # once more, with a fresh signature
+    return not _PERMANENT.search(why)
+
+
+def explain(err: BaseException) -> str:
+    """Join what a chain of GDAL errors says, in one line."""
+    said: list[str] = []
+    seen: BaseException | None = err
+    while seen is not None:
+        text = " ".join(str(seen).split())
+        if text and text not in said and not text.startswith("Read failed. See"):
+            said.append(text)
+        seen = seen.__cause__ or seen.__context__
+    return "; ".join(said)[:500] or type(err).__name__
+
+
+@functools.cache
+def _cpl_error() -> type[Exception]:
+    # errors of GDAL that rasterio lets through have only this private base
+    module = importlib.import_module("rasterio._err")
+    found = getattr(module, "CPLE_BaseError", None)
+    return found if isinstance(found, type) else OSError
+
+
+def _handles() -> OrderedDict[Any, Handle]:
+    # Datasets are not thread-safe, and none survives a fork.
+    if getattr(_local, "pid", None) != os.getpid():
+        _local.pid, _local.handles = os.getpid(), OrderedDict()
+    handles: OrderedDict[Any, Handle] = _local.handles
+    return handles
+
+
+def _handle(key: tuple[str, Access], attempt: int) -> Handle:
+    handles = _handles()
+    if key not in handles:
+        handles[key] = Handle(open_raster(*key, attempt))
+        while len(handles) > HANDLES_PER_THREAD:
+            handles.popitem(last=False)[1].close()
+    handles.move_to_end(key)
+    return handles[key]
+
+
+def drop_handle(key: tuple[str, Access]) -> None:
+    """Close this thread's handle of a file, if it has one."""
+    handle = _handles().pop(key, None)
+    if handle is not None:
+        with contextlib.suppress(Exception):
+            handle.close()
+
+
+def close_handles() -> None:
+    """Close every file that this thread keeps open."""
+    for key in list(_handles()):
+        drop_handle(key)
