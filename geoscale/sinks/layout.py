@@ -91,8 +91,8 @@ def read_part(array: Any, where: tuple[Any, ...]) -> Array:
         return np.asarray(array[where])
     except (ValueError, RuntimeError) as err:
         raise OutputError(
-            f"array `{array.name}` is damaged at {where}: {err}; run `geoscale verify`, "
-            "then `geoscale repair`"
+            f"array `{array.name}` is damaged at {where}: {err}; run "
+            "`geoscale verify`, then `geoscale repair`"
         ) from err
 
 

@@ -169,7 +169,8 @@ def reduce_mode(data: Array, fill: float) -> Array:
     votes[four == fill] = 0
     # argmax takes the first of equals: reading order
     best = votes.argmax(axis=0)[None]
-    return np.take_along_axis(four, best, axis=0)[0]
+    winners: Array = np.take_along_axis(four, best, axis=0)[0]
+    return winners
 
 
 def reduce_mean(data: Array, fill: float) -> Array:
