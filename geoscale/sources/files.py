@@ -18,7 +18,9 @@ from geoscale.sources.items import Asset, Item
 from geoscale.bands import common_name, guess_sensor, normalise_sensor_name
 from geoscale.words import redact
 
-_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:T?(\d{6}))?(?!\d)")
+_DATE = re.compile(
+    r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:T?(\d{6}))?(?!\d)"
+)
 _BAND = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 
 LARGE_STRIP_PX = 2_000_000
@@ -87,9 +89,7 @@ def _envi_data(path: str) -> str:
     return path
 
 
-def _item_of_file(
-    path: str, band_names: Sequence[str] | None, access: Access
-) -> Item:
+def _item_of_file(path: str, band_names: Sequence[str] | None, access: Access) -> Item:
     header = _read_header(path, access)
     where = redact(path)
     count = header["count"]
@@ -105,7 +105,9 @@ def _item_of_file(
     }
     when = _date(header, path)
     return Item(
-        id=os.path.splitext(os.path.basename(strip_signature(path).partition("?")[0]))[0],
+        id=os.path.splitext(os.path.basename(strip_signature(path).partition("?")[0]))[
+            0
+        ],
         datetime=when.isoformat() if when else None,
         assets=assets,
         platform=_sensor(path, list(assets)),

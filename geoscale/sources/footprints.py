@@ -77,7 +77,9 @@ def _ring(transform: Sequence[float], shape: tuple[int, int]) -> NDArray[np.floa
 def _densify(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     steps = np.linspace(0, 1, _EDGE_POINTS)[:, None]
     ends = np.roll(corners, -1, axis=0)
-    return np.concatenate([p + steps * (q - p) for p, q in zip(corners, ends, strict=True)])
+    return np.concatenate(
+        [p + steps * (q - p) for p, q in zip(corners, ends, strict=True)]
+    )
 
 
 def _lonlat(item: Item) -> list[tuple[str, NDArray[np.float64], float]]:

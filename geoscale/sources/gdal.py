@@ -51,7 +51,9 @@ _PERMANENT = re.compile(
     r"no such file|permission denied|invalid band|out of memory",
     re.I,
 )
-_AUTH = re.compile(r"\b(401|403)\b|access ?denied|authenticat|invalid ?credential", re.I)
+_AUTH = re.compile(
+    r"\b(401|403)\b|access ?denied|authenticat|invalid ?credential", re.I
+)
 _LAST_CODE = re.compile(r"HTTP (?:response|error) code\s*:\s*(\d{3})", re.I)
 _ALIASES = {"planetary-computer": "planetary_computer:sign_url"}
 _local = threading.local()

@@ -184,7 +184,9 @@ def _remote_path(href: str, kind: str, access: Access) -> str:
     if kind not in ("http", "https"):
         return _VSI[kind] + parts.netloc + unquote(parts.path)
     query = f"?{parts.query}" if parts.query else ""
-    return _VSI[kind] + parts.netloc + quote(parts.path, safe="/%:,;=+()@!$&'*~") + query
+    return (
+        _VSI[kind] + parts.netloc + quote(parts.path, safe="/%:,;=+()@!$&'*~") + query
+    )
 
 
 def _local_path(path: str, href: str, access: Access) -> str:

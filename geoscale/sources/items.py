@@ -20,7 +20,9 @@ from geoscale.sources.fields import Affine6
 from geoscale.sources.hrefs import expiry, resolve_href
 from geoscale.words import redact
 
-_RASTER_TYPE = re.compile(r"image/(tiff|jp2|vnd\.stac\.geotiff)|geotiff|cloud-opt", re.I)
+_RASTER_TYPE = re.compile(
+    r"image/(tiff|jp2|vnd\.stac\.geotiff)|geotiff|cloud-opt", re.I
+)
 _RASTER_NAME = re.compile(r"\.(tiff?|jp2|j2k|img|bsq|dat)$", re.I)
 _PICTURES = {"thumbnail", "overview", "visual", "metadata"}
 _PREFIX = re.compile(r"^(oli|tirs|sr|st|toa|etm|tm|msi)_(?=b\d)", re.I)

@@ -62,7 +62,9 @@ class Target:
             raise StackError("the grid has no CRS; set grid.crs")
         code = normalise_crs(str(geobox.crs)) or str(geobox.crs)
         a, b, c, d, e, f = (float(v) for v in tuple(geobox.affine)[:6])
-        return cls(code, (a, b, c, d, e, f), (int(geobox.shape[0]), int(geobox.shape[1])))
+        return cls(
+            code, (a, b, c, d, e, f), (int(geobox.shape[0]), int(geobox.shape[1]))
+        )
 
     def to_geobox(self) -> GeoBox:
         """Give the geobox."""
@@ -337,4 +339,6 @@ def _scales(dataset: Any, target: Target) -> tuple[float, float]:
 def _near_whole(scale: float) -> float:
     # 10 m pixels of two UTM zones differ by 1e-3: no reason to widen the kernel
     ratio = 1 / scale
-    return 1 / round(ratio) if abs(ratio - round(ratio)) < 0.05 * round(ratio) else scale
+    return (
+        1 / round(ratio) if abs(ratio - round(ratio)) < 0.05 * round(ratio) else scale
+    )

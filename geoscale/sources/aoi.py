@@ -1,0 +1,224 @@
+"""The area of interest: read, checked, and asked about by window."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from geoscale.errors import SourceError
+from geoscale.sources.fields import normalise_crs
+from geoscale.sources.settings import Grid
+from geoscale.types import Bool
+from geoscale.windows import Window
+from geoscale.words import redact
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+_EPSG = re.compile(r"EPSG:{1,2}(\d+)$")
+_ENVELOPE = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
+
+
+class Area:
+    """A polygon on a grid, asked about by window.
+
+    Parameters
+    ----------
+    polygon : shapely geometry
+        Polygon or multipolygon in the grid's CRS.
+    geobox : GeoBox
+        The grid.
+    """
+
+    def __init__(self, polygon: Any, geobox: GeoBox) -> None:
+        import shapely
+
+        self.polygon = polygon
+        self.shape = (int(geobox.shape[0]), int(geobox.shape[1]))
+        a, b, c, d, e, f = tuple(~geobox.affine)[:6]
+        self._pixels = shapely.affinity.affine_transform(polygon, [a, b, d, e, c, f])
+        shapely.prepare(self._pixels)
+
+    def touches(self, window: Window) -> bool:
+        """Tell whether any part of the window lies in the area."""
+        import shapely
+
+        box = shapely.box(window.x0, window.y0, window.x1, window.y1)
+        return bool(shapely.intersects(self._pixels, box))
+
+    def mask(self, window: Window) -> Bool:
+        """Give bool (y, x): True where a pixel's centre lies in the area."""
+        from affine import Affine
+        from rasterio.features import geometry_mask
+
+        inside: Bool = geometry_mask(
+            [self._pixels],
+            out_shape=window.shape,
+            transform=Affine.translation(window.x0, window.y0),
+            invert=True,
+        )
+        return inside
+
+
+def find_aoi(grid: Grid, geobox: GeoBox) -> Area | None:
+    """Give the area of interest on a grid; None where none is asked for.
+
+    Parameters
+    ----------
+    grid : Grid
+        Settings; `aoi` is read again.
+    geobox : GeoBox
+        The grid.
+
+    Raises
+    ------
+    SourceError
+        If the area cannot be read or is no polygon.
+    """
+    if grid.aoi is None:
+        return None
+    polygon, crs = load_aoi(grid)
+    return Area(project(polygon, crs, str(geobox.crs)), geobox)
+
+
+def load_aoi(grid: Grid) -> tuple[Any, str]:
+    """Read the area of interest.
+
+    Returns
+    -------
+    tuple
+        Polygon or multipolygon (shapely), and its CRS.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read, is no polygon, crosses itself, or lies off the globe.
+    """
+    import shapely
+
+    where = redact(grid.aoi) if isinstance(grid.aoi, str) else "grid.aoi"
+    shapes, crs = _read_shapes(grid.aoi, where)
+    crs = normalise_crs(grid.aoi_crs) if grid.aoi_crs else crs
+    if crs is None:
+        raise SourceError(f"{where}: CRS `{grid.aoi_crs}` is not known; use EPSG:…")
+    areas = [s for s in shapes if s.geom_type in ("Polygon", "MultiPolygon")]
+    if not areas:
+        kinds = sorted({s.geom_type for s in shapes}) or ["nothing"]
+        raise SourceError(f"{where} holds {', '.join(kinds)}; it must hold polygons")
+    for number, area in enumerate(areas):
+        if not area.is_valid and not grid.fix_geometry:
+            raise SourceError(
+                f"{where}: polygon {number} is not valid: "
+                f"{shapely.is_valid_reason(area)}; correct it, or set "
+                "grid.fix_geometry: true"
+            )
+    whole = shapely.union_all([shapely.make_valid(area) for area in areas])
+    west, south, east, north = whole.bounds
+    off = max(abs(west), abs(east)) > 180 or max(abs(south), abs(north)) > 90
+    if crs == "EPSG:4326" and off:
+        raise SourceError(
+            f"{where}: coordinates such as ({west:g}, {south:g}) exceed ±180/±90; "
+            "GeoJSON must be in degrees (EPSG:4326); pass aoi_crs: EPSG:…"
+        )
+    return whole, crs
+
+
+def project(polygon: Any, crs: str, target: str) -> Any:
+    """Project a shapely geometry, with points added along straight edges.
+
+    Raises
+    ------
+    SourceError
+        If part of it cannot be shown in the target CRS.
+    """
+    import numpy as np
+    import shapely
+    from pyproj import Transformer
+
+    if normalise_crs(crs) == normalise_crs(target):
+        return polygon
+    west, south, east, north = polygon.bounds
+    step = max(east - west, north - south) / 100
+    fine = shapely.segmentize(polygon, step) if step > 0 else polygon
+    to_target = Transformer.from_crs(crs, target, always_xy=True)
+
+    def move(points: Any) -> Any:
+        x, y = to_target.transform(points[:, 0], points[:, 1])
+        return np.stack([x, y], axis=1)
+
+    moved = shapely.transform(fine, move)
+    if not np.isfinite(moved.bounds).all():
+        raise SourceError(f"the area lies outside what {target[:40]} can show")
+    return moved
+
+
+def _read_shapes(source: Any, where: str) -> tuple[list[Any], str | None]:
+    if isinstance(source, Mapping):
+        return _from_geojson(source, where)
+    path = os.path.expanduser(str(source))
+    try:
+        with open(path, "rb") as file:
+            head = file.read()
+    except OSError as err:
+        raise SourceError(f"cannot read {where}: {err.strerror}") from None
+    if head.startswith(b"SQLite format 3"):
+        return _from_geopackage(path, where)
+    try:
+        return _from_geojson(json.loads(head), where)
+    except ValueError:
+        raise SourceError(f"{where} is neither GeoJSON nor GeoPackage") from None
+
+
+def _from_geojson(value: Any, where: str) -> tuple[list[Any], str | None]:
+    import shapely
+
+    if not isinstance(value, Mapping) or "type" not in value:
+        raise SourceError(f"{where} is no GeoJSON object")
+    geometries = [
+        feature.get("geometry") or {} for feature in value.get("features") or ()
+    ] or [value.get("geometry") or value]
+    try:
+        shapes = [shapely.from_geojson(json.dumps(g)) for g in geometries if g]
+    except shapely.errors.GEOSException as err:
+        raise SourceError(f"{where} is no valid GeoJSON: {err}") from None
+    parts = [part for s in shapes for part in getattr(s, "geoms", [s])]
+    named = ((value.get("crs") or {}).get("properties") or {}).get("name") or ""
+    match = _EPSG.search(str(named))  # written by older GIS programs
+    return parts, f"EPSG:{match[1]}" if match else "EPSG:4326"
+
+
+def _from_geopackage(path: str, where: str) -> tuple[list[Any], str | None]:
+    import contextlib
+
+    import shapely
+
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base:
+        rows = base.execute(
+            "SELECT table_name, column_name, srs_id FROM gpkg_geometry_columns"
+        ).fetchall()
+        if len(rows) != 1:
+            names = ", ".join(row[0] for row in rows) or "none"
+            raise SourceError(
+                f"{where} has {len(rows)} layers ({names}); save the one as GeoJSON"
+            )
+        table, column, srs = rows[0]
+        quoted = [name.replace('"', '""') for name in (column, table)]
+        query = 'SELECT "{}" FROM "{}"'.format(*quoted)
+        blobs = [row[0] for row in base.execute(query) if row[0]]
+        organisation = base.execute(
+            "SELECT organization, organization_coordsys_id, definition "
+            "FROM gpkg_spatial_ref_sys WHERE srs_id = ?",
+            (srs,),
+        ).fetchone()
+    # a GeoPackage geometry is WKB behind 8 bytes and an optional envelope
+    shapes = [
+        shapely.from_wkb(blob[8 + _ENVELOPE.get((blob[3] >> 1) & 7, 0) :])
+        for blob in blobs
+    ]
+    name, code, definition = organisation or ("EPSG", srs, "")
+    crs = normalise_crs(f"{name}:{code}") or normalise_crs(definition or "")
+    return [part for s in shapes for part in getattr(s, "geoms", [s])], crs

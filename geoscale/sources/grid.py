@@ -1,0 +1,252 @@
+"""The output grid: what is asked for, else what the items share."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from geoscale.errors import SourceError
+from geoscale.sources.aoi import load_aoi, project
+from geoscale.sources.fields import Affine6, normalise_crs
+from geoscale.sources.items import Asset, Item
+from geoscale.sources.search import check_bbox
+from geoscale.sources.settings import Grid, parse_grid
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+Box = tuple[float, float, float, float]
+MAX_PIXELS = 2**31 - 1
+_SAME_PX = 1e-4
+
+
+def choose_grid(
+    items: Sequence[Item],
+    layout: Sequence[Sequence[Asset]],
+    grid: Grid | Mapping[str, Any] | None = None,
+) -> GeoBox:
+    """Choose the grid of a stack.
+
+    With nothing set it is the grid of the finest band, over all items. A grid
+    that is not the items' own has its edges on whole multiples of the
+    resolution.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        The items.
+    layout : sequence of sequence of Asset
+        The assets that are read, per item.
+    grid : Grid or mapping, optional
+        What is asked for.
+
+    Returns
+    -------
+    GeoBox
+        North-up.
+
+    Raises
+    ------
+    SourceError
+        If the items do not agree on a CRS and none is set, or do not say enough.
+    """
+    wanted = parse_grid(grid)
+    crs = _target_crs(items, layout, wanted)
+    finest = _finest(layout, crs)
+    extent = _asked_extent(wanted, crs)
+    lattice = _shared_lattice(finest, wanted.resolution)
+    if lattice is not None:
+        return _on_lattice(lattice, finest, crs, extent)
+    resolution = wanted.resolution or _resolution(finest, crs)
+    if extent is None:
+        extent = _items_extent(items, layout, crs)
+    return _snapped(extent, resolution, crs)
+
+
+def _target_crs(
+    items: Sequence[Item], layout: Sequence[Sequence[Asset]], grid: Grid
+) -> str:
+    if grid.crs != "native":
+        crs = normalise_crs(grid.crs)
+        if crs is None:
+            raise SourceError(f"grid.crs `{grid.crs}` is not known; use EPSG:…")
+        return crs
+    counts: Counter[str] = Counter()
+    for item, row in zip(items, layout, strict=True):
+        found = {asset.crs for asset in row}
+        if None in found:
+            raise SourceError(
+                f"item {item.id} does not say its CRS; set grid.crs, grid.resolution "
+                "and grid.bounds"
+            )
+        counts.update(str(crs) for crs in found)
+    if len(counts) > 1:
+        most = counts.most_common()
+        listed = ", ".join(f"{_short(crs)} ({n} items)" for crs, n in most)
+        finest = _finest(layout, most[0][0])
+        step = _size(finest[0].transform)[0] if finest and finest[0].transform else 10
+        raise SourceError(
+            f"items have {len(counts)} CRSs: {listed}; choose one, for example\n"
+            f"grid: {{crs: {_short(most[0][0])}, resolution: {step:g}}}"
+        )
+    return next(iter(counts))
+
+
+def _short(crs: str) -> str:
+    return crs if len(crs) < 40 else crs[:37] + "…"
+
+
+def _size(transform: Affine6 | None) -> tuple[float, float]:
+    if transform is None:
+        return math.inf, math.inf
+    a, b, _, d, e, _ = transform
+    return math.hypot(a, d), math.hypot(b, e)
+
+
+def _finest(layout: Sequence[Sequence[Asset]], crs: str) -> list[Asset]:
+    """Assets of the finest resolution that are in a CRS."""
+    found = [
+        asset
+        for row in layout
+        for asset in row
+        if asset.crs == crs and asset.transform is not None and asset.shape is not None
+    ]
+    if not found:
+        return []
+    least = min(_size(asset.transform)[0] for asset in found)
+    return [a for a in found if _size(a.transform)[0] <= least * (1 + 1e-9)]
+
+
+def _asked_extent(grid: Grid, crs: str) -> Box | None:
+    import shapely
+
+    if grid.bounds is not None:
+        left, bottom, right, top = grid.bounds
+        if left >= right or bottom >= top:
+            raise SourceError(
+                f"grid.bounds {grid.bounds} is empty; write left,bottom,right,top in "
+                f"units of {_short(crs)}"
+            )
+        return grid.bounds
+    if grid.bbox is not None:
+        area, source = shapely.box(*check_bbox(grid.bbox)), "EPSG:4326"
+    elif grid.aoi is not None:
+        area, source = load_aoi(grid)
+    else:
+        return None
+    bounds: Box = project(area, source, crs).bounds
+    return bounds
+
+
+def _shared_lattice(finest: Sequence[Asset], resolution: float | None) -> Affine6 | None:
+    """Transform that all finest assets are whole pixels away from, or None."""
+    if not finest or finest[0].transform is None:
+        return None
+    a, b, c, d, e, f = finest[0].transform
+    if b != 0 or d != 0 or a <= 0 or e >= 0:
+        return None
+    if resolution is not None and not (
+        math.isclose(resolution, a, rel_tol=1e-9)
+        and math.isclose(resolution, -e, rel_tol=1e-9)
+    ):
+        return None
+    for transform in {asset.transform for asset in finest if asset.transform}:
+        dx, dy = (transform[2] - c) / a, (transform[5] - f) / e
+        same = all(math.isclose(p, q, rel_tol=1e-9, abs_tol=1e-12) for p, q in zip(
+            (transform[0], transform[1], transform[3], transform[4]), (a, b, d, e),
+            strict=True,
+        ))  # fmt: skip
+        if not same or abs(dx - round(dx)) > _SAME_PX or abs(dy - round(dy)) > _SAME_PX:
+            return None
+    return finest[0].transform
+
+
+def _on_lattice(
+    lattice: Affine6, finest: Sequence[Asset], crs: str, extent: Box | None
+) -> GeoBox:
+    """Whole pixels of the items' own grid, so that reads are plain windows."""
+    a, _, c, _, e, f = lattice
+    columns, rows = [], []
+    if extent is None:
+        for asset in finest:
+            transform, shape = asset.transform, asset.shape
+            if transform is None or shape is None:
+                continue
+            x, y = round((transform[2] - c) / a), round((transform[5] - f) / e)
+            columns += [x, x + shape[1]]
+            rows += [y, y + shape[0]]
+    else:
+        left, bottom, right, top = extent
+        columns = [_floor((left - c) / a), _ceil((right - c) / a)]
+        rows = [_floor((top - f) / e), _ceil((bottom - f) / e)]
+    x0, y0 = min(columns), min(rows)
+    return _make(
+        (max(rows) - y0, max(columns) - x0), (a, 0.0, c + x0 * a, 0.0, e, f + y0 * e), crs
+    )
+
+
+def _resolution(finest: Sequence[Asset], crs: str) -> float:
+    if not finest:
+        raise SourceError(
+            f"grid.resolution is needed: no item is in {_short(crs)} and says its "
+            "pixel size; set it in units of grid.crs"
+        )
+    return float(f"{min(_size(asset.transform)[0] for asset in finest):.12g}")
+
+
+def _items_extent(
+    items: Sequence[Item], layout: Sequence[Sequence[Asset]], crs: str
+) -> Box:
+    import shapely
+
+    boxes = []
+    for item, row in zip(items, layout, strict=True):
+        asset = row[0]
+        if asset.crs is not None and asset.transform is not None and asset.shape:
+            a, b, c, d, e, f = asset.transform
+            rows, columns = asset.shape
+            corners = ((0, 0), (columns, 0), (columns, rows), (0, rows))
+            ring = [(a * x + b * y + c, d * x + e * y + f) for x, y in corners]
+            boxes.append(project(shapely.Polygon(ring), asset.crs, crs).bounds)
+        elif item.footprint:
+            outline = shapely.Polygon(item.footprint)
+            boxes.append(project(outline, "EPSG:4326", crs).bounds)
+        else:
+            raise SourceError(
+                f"item {item.id} does not say where it is; set grid.bounds"
+            )
+    lefts, bottoms, rights, tops = zip(*boxes, strict=True)
+    return min(lefts), min(bottoms), max(rights), max(tops)
+
+
+def _snapped(extent: Box, resolution: float, crs: str) -> GeoBox:
+    left, bottom, right, top = extent
+    x0, x1 = _floor(left / resolution), _ceil(right / resolution)
+    y0, y1 = _floor(bottom / resolution), _ceil(top / resolution)
+    transform = (resolution, 0.0, x0 * resolution, 0.0, -resolution, y1 * resolution)
+    return _make((y1 - y0, x1 - x0), transform, crs)
+
+
+def _floor(value: float) -> int:
+    # 0.1 + 0.2 must not cost a row of pixels
+    near = round(value)
+    return near if abs(value - near) < 1e-6 else math.floor(value)
+
+
+def _ceil(value: float) -> int:
+    near = round(value)
+    return near if abs(value - near) < 1e-6 else math.ceil(value)
+
+
+def _make(shape: tuple[int, int], transform: Affine6, crs: str) -> GeoBox:
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    if min(shape) < 1 or max(shape) > MAX_PIXELS:
+        raise SourceError(
+            f"the grid would have {shape[0]} x {shape[1]} pixels; check that "
+            f"grid.bounds and grid.resolution are in units of {_short(crs)}"
+        )
+    return GeoBox(shape, Affine(*transform), crs)
