@@ -197,9 +197,13 @@ class Lattice:
         return self.y.length, self.x.length
 
     @property
-    def margin(self) -> int:
-        """Context every pixel has on each side inside the stack, in px."""
-        return min(self.y.margin, self.x.margin)
+    def margin(self) -> int | None:
+        """Context every pixel has on each side inside the stack, in px.
+
+        None where one patch holds the whole stack.
+        """
+        margins = [axis.margin for axis in (self.y, self.x) if axis.count > 1]
+        return min(margins) if margins else None
 
     def __len__(self) -> int:
         return self.y.count * self.x.count

@@ -261,9 +261,9 @@ class InferencePlan:
             If a block is projected to need more than is allowed.
         """
         halo, margin = self.card.input.patch.halo, self.lattice.margin
-        several = self.lattice.y.count > 1 or self.lattice.x.count > 1
-        crops = self.lattice.merge == "crop" and several
-        if crops and halo is not None and margin < halo:
+        if self.lattice.merge == "blend":
+            halo = None
+        if halo is not None and margin is not None and margin < halo:
             assert self.inference.patch is not None
             raise PlanError(
                 f"stride of {self.inference.stride} px leaves {margin} px of "

@@ -1,0 +1,221 @@
+"""Putting a kernel together in whatever process is to run blocks.
+
+This is the one place that sees sources, models, tasks and sinks at once; they
+do not see each other. `build_kernel` is what Dask workers import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from geoscale.engine.block import Kernel
+from geoscale.engine.journal import Journal
+from geoscale.errors import OutputError, StoppedError
+from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
+from geoscale.plan import InferencePlan
+from geoscale.preprocess import Preprocessor
+from geoscale.sinks import ZarrSink
+from geoscale.sources import source_from_spec
+from geoscale.tasks.segmentation import Segmentation
+from geoscale.template import OutputTemplate
+from geoscale.types import Bool, Json, Sink, Source
+from geoscale.windows import Window
+from geoscale.words import redact
+
+
+def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
+    """Sink of a plan's output; nothing is written yet.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is stored.
+    url : str
+        Local folder or fsspec URL.
+
+    Returns
+    -------
+    ZarrSink
+        One shard per block and layer.
+    """
+    block, chunk = plan.inference.block, plan.output.chunk
+    assert block is not None
+    assert chunk is not None
+    template = OutputTemplate(
+        geobox=plan.geobox,
+        times=plan.times,
+        layers=make_task(plan).layers,
+        block_px=block,
+        chunk_px=chunk,
+        classes=plan.card.output.classes,
+        attrs={
+            "title": f"{plan.card.task} by {plan.card.name}",
+            "geoscale:plan_hash": plan.hash,
+            "geoscale:model": plan.card.name,
+            "geoscale:weights_sha256": plan.weights_sha256,
+        },
+    )
+    return ZarrSink(url, template)
+
+
+def make_task(plan: InferencePlan) -> Segmentation:
+    """Task that finishes a plan's scores."""
+    return Segmentation(plan.card, plan.output.layers, plan.output.scores_dtype)
+
+
+def make_kernel(
+    plan: InferencePlan,
+    *,
+    source: Source | None = None,
+    sink: Sink | None = None,
+    trust_code: bool = False,
+    threads: int | None = None,
+) -> Kernel:
+    """Load the model in this process and put it beside source and sink.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is to be run.
+    source : Source, optional
+        Default: rebuilt from the plan.
+    sink : Sink, optional
+        Where blocks are stored.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+    threads : int, optional
+        CPU threads of the model's runtime.
+
+    Returns
+    -------
+    Kernel
+        Ready to run blocks.
+    """
+    chosen = plan.inference
+    settings = ModelSettings(
+        device=chosen.device,
+        precision=chosen.precision,
+        runtime=chosen.runtime,
+        batch=chosen.batch,
+        patch=max(plan.lattice.patch_shape),
+        threads=threads,
+        trust_code=trust_code,
+        expected_sha256=plan.weights_sha256,
+    )
+    # The code is hashed before it runs, the weights before they load.
+    check_code(plan)
+    predictor = get_predictor(plan.card, settings)
+    return Kernel(
+        plan=plan,
+        source=source_from_spec(plan.source) if source is None else source,
+        prepare=Preprocessor.from_card(plan.card, trust_code),
+        predictor=predictor,
+        task=make_task(plan),
+        device_lock=device_lock(str(getattr(predictor, "device_name", "cpu"))),
+        sink=sink,
+        mask=_make_mask(plan),
+        describe={"versions": handshake(), "model": predictor.describe()},
+    )
+
+
+def check_code(plan: InferencePlan) -> None:
+    """Refuse a user's model file that is not the one that was planned.
+
+    Raises
+    ------
+    OutputError
+        If the file's sha256 has changed.
+    """
+    found = hash_card_code(plan)
+    if found != plan.code_sha256:
+        raise OutputError(
+            f"the Python file of `{plan.card.name}` has changed since the plan was "
+            f"made ({str(plan.code_sha256)[:12]} then, {str(found)[:12]} now); put it "
+            "back, or choose another output"
+        )
+
+
+def hash_card_code(plan_or_card: Any) -> str | None:
+    """Hash the user's own Python files that a card names; None without any."""
+    from geoscale.imports import hash_code
+
+    card = getattr(plan_or_card, "card", plan_or_card)
+    paths = (card.architecture, card.input.normalization.callable)
+    hashes = [h for p in paths if p and (h := hash_code(p, base=card.base))]
+    return "-".join(hashes) or None
+
+
+def build_kernel(
+    url: str,
+    plan_hash: str,
+    trust_code: bool = False,
+    threads: int | None = None,
+    source: Source | None = None,
+) -> Kernel:
+    """Build the kernel of a stored plan; called in worker processes.
+
+    Parameters
+    ----------
+    url : str
+        The output, which holds the plan.
+    plan_hash : str
+        Of the plan that the driver runs.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+    threads : int, optional
+        CPU threads of the model's runtime in this process.
+    source : Source, optional
+        Sent by the driver where it cannot be rebuilt from the plan.
+
+    Returns
+    -------
+    Kernel
+        With a sink.
+
+    Raises
+    ------
+    StoppedError
+        If this process does not see the driver's plan at `url`.
+    """
+    plan = Journal(url).load_plan()
+    if plan is None or plan.hash != plan_hash:
+        seen = "no plan" if plan is None else f"plan {plan.hash[:12]}"
+        raise StoppedError(
+            f"a worker sees {seen} at {redact(url)}, the driver runs {plan_hash[:12]}: "
+            "the output must be on storage that every worker shares"
+        )
+    return make_kernel(
+        plan,
+        source=source,
+        sink=make_sink(plan, url),
+        trust_code=trust_code,
+        threads=threads,
+    )
+
+
+def describe_kernel(
+    url: str, plan_hash: str, trust_code: bool = False, threads: int | None = None
+) -> Json:
+    """Load the model in this process and say how; a worker's handshake."""
+    return dict(build_kernel(url, plan_hash, trust_code, threads).describe)
+
+
+def _make_mask(plan: InferencePlan) -> Callable[[Window], Bool] | None:
+    """Rasterise the area of interest block by block: pixel centres inside."""
+    if plan.aoi is None:
+        return None
+    from odc.geo.geom import Geometry
+    from odc.geo.xr import rasterize
+
+    area = Geometry(plan.aoi, plan.geobox.crs)
+
+    def mask(window: Window) -> Bool:
+        rows = slice(window.y0, window.y1)
+        columns = slice(window.x0, window.x1)
+        inside = rasterize(area, plan.geobox[rows, columns])
+        return np.asarray(inside.values, bool)
+
+    return mask

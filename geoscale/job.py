@@ -1,0 +1,136 @@
+"""The job file: YAML in the words of the design, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from geoscale.card import explain_validation
+from geoscale.errors import JobError
+from geoscale.plan import Inference, Output
+from geoscale.sources.settings import Grid, Imagery
+
+
+class JobOutput(Output):
+    """Where the map goes, and what is stored."""
+
+    to: str
+    """Local folder or fsspec URL; relative to the job file."""
+
+
+class Job(BaseModel):
+    """A job: what to read, on which grid, with which model, to where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    imagery: Imagery
+    """Where pixels come from."""
+    grid: Grid = Grid()
+    """Grid of the output; default: the imagery's own."""
+    model: str | dict[str, Any]
+    """Catalogue name, path or URL of a card, or a card's fields."""
+    task: Literal["segmentation"] = "segmentation"
+    """What to make."""
+    inference: Inference = Inference()
+    """How to run."""
+    output: JobOutput
+    """Where to."""
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"to": value} if isinstance(value, str) else value
+
+
+def load_job(path: str | Path) -> Job:
+    """Read and check a job file; paths in it are relative to it.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file.
+
+    Returns
+    -------
+    Job
+        Checked; local paths made absolute.
+
+    Raises
+    ------
+    JobError
+        If the file is missing, is not plain YAML, or a key is unknown, missing
+        or of the wrong kind.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JobError(f"job file {path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
+        text = " ".join(str(err).split())
+        raise JobError(f"job file {path} is not plain YAML: {text}") from None
+    if not isinstance(data, dict):
+        kind = "empty" if data is None else f"a {type(data).__name__}"
+        raise JobError(f"job file {path} is {kind}; it needs imagery, model and output")
+    return parse_job(data, where=str(path), base=path.resolve().parent)
+
+
+def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
+    """Check plain data and make a job of it.
+
+    Parameters
+    ----------
+    data : mapping
+        As YAML gives it.
+    where : str
+        Named in errors.
+    base : Path
+        Folder that relative paths start from.
+
+    Returns
+    -------
+    Job
+        Checked; local paths made absolute.
+
+    Raises
+    ------
+    JobError
+        If a key is unknown, missing or of the wrong kind.
+    """
+    try:
+        job = Job.model_validate(dict(data))
+    except ValidationError as err:
+        raise JobError(f"{where}: {explain_validation(err, Job)}") from None
+    imagery = {
+        name: _absolute(value, base)
+        for name, value in job.imagery.model_dump(exclude_unset=True).items()
+        if name in ("items", "zarr", "files")
+    }
+    grid = {"aoi": _absolute(job.grid.aoi, base)} if job.grid.aoi else {}
+    model = job.model
+    if isinstance(model, str) and model.lower().endswith((".yaml", ".yml", ".json")):
+        model = _absolute(model, base)
+    output = {"to": _absolute(job.output.to, base)}
+    return job.model_copy(
+        update={
+            "imagery": job.imagery.model_copy(update=imagery),
+            "grid": job.grid.model_copy(update=grid),
+            "model": model,
+            "output": job.output.model_copy(update=output),
+        }
+    )
+
+
+def _absolute(value: Any, base: Path) -> Any:
+    """Anchor local paths; URLs, absolute paths and other data stay."""
+    if isinstance(value, list | tuple):
+        return [_absolute(v, base) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _absolute(v, base) for k, v in value.items()}
+    if isinstance(value, str) and "://" not in value and not Path(value).is_absolute():
+        return str(base / value)
+    return value

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile(
+    "ci", max_examples=200, deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real imagery and weights; tests that need it skip without."""
+    path = Path(os.environ.get("GEOSCALE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (path / "README.md").is_file():
+        pytest.skip(f"no test data at {path}; set GEOSCALE_TEST_DATA")
+    return path
