@@ -1,0 +1,338 @@
+"""STAC of a finished output: what it shows, how it was made, and from what.
+
+One catalogue with one Item per time step. The MLM fields are stated on the Item
+without declaring that extension, whose schema describes a model and not a map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geoscale.card import ModelCard
+from geoscale.errors import OutputError
+from geoscale.sinks.cog import slug, slug_time
+from geoscale.sinks.footprint import footprint
+from geoscale.sinks.layout import load_template
+from geoscale.storage import Folder
+from geoscale.template import OutputTemplate, is_categorical
+from geoscale.types import Json, Layer
+from geoscale.words import redact
+
+_BASE = "https://stac-extensions.github.io"
+EXTENSIONS = {
+    name: f"{_BASE}/{name}/v{version}/schema.json"
+    for name, version in (
+        ("projection", "2.0.0"),
+        ("classification", "2.0.0"),
+        ("processing", "1.2.0"),
+        ("file", "2.1.0"),
+        ("raster", "2.0.0"),
+    )
+}
+"""Extensions that the Items declare."""
+_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+_ZARR = "application/vnd.zarr; version=3"
+_TASKS = {"segmentation": "semantic-segmentation"}
+
+
+def export_stac(
+    out_dir: str | Path,
+    zarr_url: str,
+    assets: Mapping[str, Sequence[str | Path]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    card: ModelCard | None = None,
+    *,
+    name: str | None = None,
+) -> Path:
+    """Describe a finished output as a STAC 1.1 catalogue.
+
+    Parameters
+    ----------
+    out_dir : str or Path
+        Local folder of ``catalog.json`` and ``<id>.json`` of every Item.
+    zarr_url : str
+        The output.
+    assets : mapping, optional
+        Layer → COGs of it, one for every time step, in order.
+    provenance : mapping, optional
+        JSON-able facts, each stored as ``geoscale:<key>``: ``plan_hash``,
+        ``model_sha256``, ``precision``, ``device``, ``batch`` and so on. Two are
+        also read here: ``versions`` (package → version) becomes
+        ``processing:software``; ``sources`` (ids, or mappings with ``id`` and
+        ``href``) becomes links ``derived_from`` where a place is known.
+    card : ModelCard, optional
+        The model.
+    name : str, optional
+        First part of ids and title; default: the output's own name.
+
+    Returns
+    -------
+    Path
+        The catalogue.
+
+    Raises
+    ------
+    OutputError
+        If there is no output, or the COGs are not one per time step.
+    StoppedError
+        If there is no room or no right to write.
+    """
+    import pystac
+
+    template = load_template(zarr_url)
+    files = _check_assets(assets or {}, template)
+    out = Path(out_dir).resolve()
+    stem = name or Path(zarr_url.rstrip("/")).name.removesuffix(".zarr")
+    facts = _plain(provenance or {})
+    catalog = pystac.Catalog(
+        id=slug(stem),
+        description=f"Map made by geoscale{f' with {card.name}' if card else ''}",
+        title=stem,
+        href=str(out / "catalog.json"),
+        catalog_type=pystac.CatalogType.SELF_CONTAINED,
+    )
+    geometry, bbox = footprint(template.geobox)
+    shared = {**_describe_grid(template), **_describe_making(facts, card)}
+    for time, label in enumerate(template.times):
+        item = pystac.Item(
+            id=f"{slug(stem)}_{slug_time(label)}",
+            geometry=geometry,
+            bbox=bbox,
+            datetime=_utc(label),
+            properties=dict(shared),
+            stac_extensions=[EXTENSIONS["projection"], EXTENSIONS["processing"]],
+        )
+        item.set_self_href(str(out / f"{item.id}.json"))
+        _add_assets(item, template, {k: v[time] for k, v in files.items()}, out)
+        _add_zarr(item, zarr_url, template, out)
+        _add_sources(item, facts.get("sources", []))
+        catalog.add_item(item, set_parent=True)
+        item.set_self_href(str(out / f"{item.id}.json"))
+    return _save(catalog, out)
+
+
+def describe_classes(template: OutputTemplate, fill: float) -> list[Json]:
+    """Classes in the words of the classification extension, nodata included.
+
+    Parameters
+    ----------
+    template : OutputTemplate
+        Holds classes and colours.
+    fill : float
+        Value of nodata.
+
+    Returns
+    -------
+    list of dict
+        ``classification:classes``.
+    """
+    found: list[Json] = []
+    for c, color in zip(template.classes, template.class_colors, strict=True):
+        # the extension allows no other characters in a name
+        plain = re.sub(r"[^0-9A-Za-z_-]+", "_", c.name)
+        found.append(
+            {
+                "value": c.value,
+                "name": plain,
+                "title": c.title or c.name,
+                "description": c.title or c.name,
+                "color_hint": color,
+            }
+        )
+    nodata = {"value": int(fill), "name": "nodata", "description": "no data"}
+    return [*found, {**nodata, "nodata": True}]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file as a hexadecimal multihash, read piece by piece."""
+    with path.open("rb") as file:
+        return "1220" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_assets(
+    assets: Mapping[str, Sequence[str | Path]], template: OutputTemplate
+) -> dict[str, list[Path]]:
+    files = {layer: [Path(p) for p in paths] for layer, paths in assets.items()}
+    for layer, paths in files.items():
+        template.layer(layer)
+        if len(paths) != len(template.times):
+            raise OutputError(
+                f"layer `{layer}` has {len(paths)} COGs, the output has "
+                f"{len(template.times)} time steps; export all of them"
+            )
+        for path in paths:
+            if not path.is_file():
+                raise OutputError(f"COG {path} is not there; export it first")
+    return files
+
+
+def _describe_grid(template: OutputTemplate) -> Json:
+    crs, box = template.geobox.crs, template.geobox.boundingbox
+    grid: Json = {"proj:code": f"EPSG:{crs.epsg}" if crs.epsg is not None else None}
+    if crs.epsg is None:
+        grid["proj:wkt2"] = crs.to_wkt()
+    return {
+        **grid,
+        "proj:shape": list(template.shape),
+        "proj:transform": list(template.transform),
+        "proj:bbox": [box.left, box.bottom, box.right, box.top],
+    }
+
+
+def _describe_making(facts: Json, card: ModelCard | None) -> Json:
+    made: Json = {f"geoscale:{key}": value for key, value in facts.items()}
+    versions = facts.get("versions")
+    if isinstance(versions, dict) and versions:
+        made["processing:software"] = {k: str(v) for k, v in versions.items()}
+    if card is None:
+        made["processing:lineage"] = "made by geoscale"
+        return made
+    sha = facts.get("model_sha256") or card.weights.sha256
+    made["processing:lineage"] = (
+        f"{card.task} of {', '.join(card.input.bands)} with model {card.name}"
+        f"{f' (sha256 {sha})' if sha else ''} by geoscale"
+    )
+    made["mlm:name"] = card.name
+    made["mlm:tasks"] = [_TASKS.get(card.task, card.task)]
+    made["mlm:framework"] = "ONNX" if card.weights.format == "onnx" else "PyTorch"
+    if card.architecture is not None:
+        made["mlm:architecture"] = card.architecture.rpartition(":")[2]
+    for key, value in (("license", card.license), ("citation", card.citation)):
+        if value is not None:
+            made[f"geoscale:model_{key}"] = value
+    return made
+
+
+def _add_assets(
+    item: Any, template: OutputTemplate, files: Mapping[str, Path], out: Path
+) -> None:
+    import pystac
+
+    for name, path in files.items():
+        layer = template.layer(name)
+        fields = _describe_layer(layer, template)
+        fields["file:size"] = path.stat().st_size
+        fields["file:checksum"] = checksum(path)
+        item.add_asset(
+            name,
+            pystac.Asset(
+                href=_relative(path, out),
+                title=dict(layer.attrs).get("long_name", name),
+                media_type=_COG,
+                roles=["data"],
+                extra_fields=fields,
+            ),
+        )
+        _declare(item, "file", *_needs(fields))
+
+
+def _add_zarr(item: Any, url: str, template: OutputTemplate, out: Path) -> None:
+    import pystac
+
+    folder = Folder(url)
+    href = _relative(Path(folder.path), out) if folder.is_local else redact(url)
+    roles = ["data"]
+    asset = pystac.Asset(
+        href=href, title="All layers and times", media_type=_ZARR, roles=roles
+    )
+    for layer in template.layers:
+        if is_categorical(layer) and template.classes:
+            asset.extra_fields["classification:classes"] = describe_classes(
+                template, layer.fill_value
+            )
+            _declare(item, "classification")
+            break
+    item.add_asset("zarr", asset)
+
+
+def _describe_layer(layer: Layer, template: OutputTemplate) -> Json:
+    attrs = dict(layer.attrs)
+    fill = layer.fill_value
+    fields: Json = {
+        "data_type": layer.dtype,
+        "nodata": fill if np.isfinite(fill) else str(fill),
+    }
+    if "scale_factor" in attrs or "add_offset" in attrs:
+        fields["raster:scale"] = float(attrs.get("scale_factor", 1))
+        fields["raster:offset"] = float(attrs.get("add_offset", 0))
+    if is_categorical(layer) and template.classes:
+        fields["classification:classes"] = describe_classes(template, fill)
+    if layer.classes:
+        known = [c.name for c in template.classes]
+        same = len(known) == layer.classes
+        names = known if same else [str(i) for i in range(layer.classes)]
+        fields["bands"] = [{"name": f"{layer.name}-{name}"} for name in names]
+    else:
+        fields["bands"] = [{"name": layer.name}]
+    return fields
+
+
+def _add_sources(item: Any, sources: Any) -> None:
+    import pystac
+
+    for source in sources if isinstance(sources, list) else []:
+        known = source if isinstance(source, dict) else {"id": source}
+        href = known.get("href") or (
+            known["id"] if "://" in str(known.get("id")) else None
+        )
+        if href is not None:
+            title = str(known.get("id", href))
+            item.add_link(
+                pystac.Link("derived_from", href, pystac.MediaType.GEOJSON, title)
+            )
+
+
+def _needs(fields: Json) -> list[str]:
+    found = ("classification", "raster")
+    return [name for name in found if any(k.startswith(f"{name}:") for k in fields)]
+
+
+def _declare(item: Any, *names: str) -> None:
+    for name in names:
+        if EXTENSIONS[name] not in item.stac_extensions:
+            item.stac_extensions.append(EXTENSIONS[name])
+
+
+def _save(catalog: Any, out: Path) -> Path:
+    folder = Folder(str(out))
+    nodes = [(f"{item.id}.json", item) for item in catalog.get_items()]
+    # The catalogue last: what it lists is there.
+    for name, node in [*nodes, ("catalog.json", catalog)]:
+        data = node.to_dict(include_self_link=False)
+        folder.put(name, json.dumps(data, indent=2).encode())
+    return out / "catalog.json"
+
+
+def _relative(path: Path, out: Path) -> str:
+    text = os.path.relpath(path.resolve(), out).replace(os.sep, "/")
+    return text if text.startswith("../") else f"./{text}"
+
+
+def _utc(label: str) -> Any:
+    from datetime import UTC
+
+    moment: Any = np.datetime64(label, "us").astype("O")
+    return moment.replace(tzinfo=UTC)
+
+
+def _plain(value: Mapping[str, Any]) -> Json:
+    # Credentials may hide in any href; none leaves.
+    found: Json = json.loads(json.dumps(dict(value), default=str), object_hook=_redact)
+    return found
+
+
+def _redact(found: Json) -> Json:
+    def clean(value: Any) -> Any:
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return redact(value).removesuffix("?…") if isinstance(value, str) else value
+
+    return {key: clean(value) for key, value in found.items()}
