@@ -179,13 +179,16 @@ def _read_torch(path: Path) -> Any:
 
 def _describe_pickle(path: Path, text: str) -> str:
     names = sorted(set(re.findall(r"GLOBAL ([\w.]+)", text)))
-    what = f" (`{names[0]}`)" if names else ""
-    if "invalid load key" in text or "pickle data was truncated" in text:
-        return f"weights {path} are damaged or no checkpoint: {text.splitlines()[0]}"
+    what = (
+        f"is a pickled Module or object (`{names[0]}`): needs code execution"
+        if names
+        # a pickle of another protocol and random bytes look alike
+        else "is damaged, or a pickled object that needs code execution"
+    )
     return (
-        f"{path} is a pickled Module or object{what}: needs code execution, which "
-        "geoscale refuses; re-save it where you trust it as a state dict or "
-        "safetensors: safetensors.torch.save_file(model.state_dict(), …)"
+        f"{path} {what}, which geoscale refuses; re-save it where you trust it as a "
+        "state dict or safetensors: "
+        "safetensors.torch.save_file(model.state_dict(), …)"
     )
 
 

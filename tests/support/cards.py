@@ -6,7 +6,6 @@ Python file need ``trust_code=True``.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +41,6 @@ DYNAMIC_WORLD_CLASSES = [
     "bare",
     "snow_and_ice",
 ]
-
-
-def data_dir() -> Path:
-    """Folder of the test data; the test is skipped where it is absent."""
-    path = Path(os.environ.get("GEOSCALE_TEST_DATA", "../shared/data")).resolve()
-    if not path.is_dir():
-        pytest.skip(f"test data not at {path}; set GEOSCALE_TEST_DATA")
-    return path
 
 
 def classes(*names: str) -> list[dict[str, Any]]:
