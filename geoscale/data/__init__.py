@@ -1,0 +1,1 @@
+"""Weights that travel with the package: the demo's land-cover network."""
