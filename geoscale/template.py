@@ -28,9 +28,9 @@ COORDS = ("time", "y", "x", "spatial_ref")
 
 # Used where a card gives no colour; distinct in print and to most colour-blind
 # eyes: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
-PALETTE = (
-    "E69F00", "56B4E9", "009E73", "F0E442", "0072B2", "D55E00", "CC79A7", "999999",
-)  # fmt: skip
+PALETTE = tuple(
+    "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 999999".split()  # noqa: SIM905
+)
 
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 _UUIDS = {
@@ -44,11 +44,8 @@ _UUIDS = {
 class OutputTemplate:
     """Everything known about an output before it is computed.
 
-    Raises
-    ------
-    JobError
-        If the grid is rotated, a name or fill value cannot serve, times do not
-        ascend, or blocks are no whole number of chunks.
+    Raises `JobError` if the grid is rotated, a name or fill value cannot serve,
+    times do not ascend, or blocks are no whole number of chunks.
     """
 
     geobox: GeoBox
@@ -115,7 +112,7 @@ class OutputTemplate:
         return {**self.layout(), "attrs": dict(self.attrs)}
 
     def layout(self) -> Json:
-        """Plain form of all that decides what is stored, without `attrs`."""
+        """Plain form of all that decides what is stored; no `attrs`."""
         return {
             "crs": _name_crs(self.geobox.crs),
             "transform": list(self.transform),
@@ -185,12 +182,11 @@ class OutputTemplate:
             attrs["nodata"] = layer.fill_value
         if is_categorical(layer) and self.classes:
             attrs["flag_values"] = [c.value for c in self.classes]
-            attrs["flag_meanings"] = " ".join(
-                "_".join(c.name.split()) for c in self.classes
-            )
+            words = ("_".join(c.name.split()) for c in self.classes)
+            attrs["flag_meanings"] = " ".join(words)
             attrs["flag_colors"] = " ".join(f"#{c}" for c in self.class_colors)
         attrs.update(dict(layer.attrs))
-        if "scale_factor" in attrs or "add_offset" in attrs:
+        if _is_whole(layer) and ("scale_factor" in attrs or "add_offset" in attrs):
             # Only quantised layers: readers decode these to floats anyway,
             # while class maps must stay integers when xarray opens them.
             attrs["_FillValue"] = layer.fill_value
@@ -199,20 +195,17 @@ class OutputTemplate:
     def coords(self) -> dict[str, tuple[NDArray[Any], tuple[str, ...], Json]]:
         """Values, dims and attributes of every coordinate array.
 
-        Returns
-        -------
-        dict
-            ``time`` int64 (time,), ``y`` float64 (y,) and ``x`` float64 (x,) of
-            pixel centres in CRS units, ``spatial_ref`` int64 ().
+        ``time`` int64 (time,); ``y`` float64 (y,) and ``x`` float64 (x,), pixel
+        centres in CRS units; ``spatial_ref`` int64 ().
         """
         a, _, c, _, e, f = self.transform
         rows, columns = self.shape
         y_attrs, x_attrs = _axis_attrs(self.geobox.crs)
         time, units = _encode_times(self.times)
-        time_attrs = {"standard_name": "time", "axis": "T", "units": units}
-        time_attrs["calendar"] = "proleptic_gregorian"
+        t_attrs = {"standard_name": "time", "axis": "T", "units": units}
+        t_attrs["calendar"] = "proleptic_gregorian"
         return {
-            "time": (time, ("time",), time_attrs),
+            "time": (time, ("time",), t_attrs),
             "y": (f + e * (np.arange(rows) + 0.5), ("y",), y_attrs),
             "x": (c + a * (np.arange(columns) + 0.5), ("x",), x_attrs),
             "spatial_ref": (np.zeros((), np.int64), (), spatial_ref_attrs(self.geobox)),
@@ -222,11 +215,7 @@ class OutputTemplate:
 def is_categorical(layer: Layer) -> bool:
     """Whether a layer's integers name classes, so that no mean may be taken."""
     attrs = dict(layer.attrs)
-    if (
-        layer.classes
-        or "scale_factor" in attrs
-        or np.dtype(layer.dtype).kind not in "iu"
-    ):
+    if layer.classes or "scale_factor" in attrs or not _is_whole(layer):
         return False
     return layer.name == "classes" or "flag_values" in attrs
 
@@ -271,8 +260,11 @@ def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:
         Upper bound in bytes, and number of files or objects, without overviews.
     """
     chunk = template.chunk_px
-    shards = _count(template.shape, template.block_px) * len(template.times)
-    chunks = _count(template.shape, chunk) * len(template.times)
+    rows, columns = template.shape
+    shards, chunks = (
+        -(-rows // step) * -(-columns // step) * len(template.times)
+        for step in (template.block_px, chunk)
+    )
     per_shard = (template.block_px // chunk) ** 2
     total = files = 0
     for layer in template.layers:
@@ -282,15 +274,14 @@ def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:
         total += depth * chunks * (raw + raw // 256 + 64)
         total += shards * (depth * per_shard * 16 + 4)
         files += shards
-    rows, columns = template.shape
     metadata = 1 + len(COORDS) + len(template.layers)
     text = 2 * metadata * (len(json.dumps(template.to_dict())) + 20_000)
     total += text + 8 * (rows + columns + len(template.times))
     return total, files + metadata + len(COORDS)
 
 
-def _count(shape: tuple[int, int], step: int) -> int:
-    return -(-shape[0] // step) * -(-shape[1] // step)
+def _is_whole(layer: Layer) -> bool:
+    return np.dtype(layer.dtype).kind in "iu"
 
 
 def _check_grid(template: OutputTemplate) -> None:
@@ -300,8 +291,7 @@ def _check_grid(template: OutputTemplate) -> None:
         raise JobError("output grid has no CRS; give `grid: {crs: EPSG:…}`")
     if b or d:
         raise JobError(
-            f"output grid is rotated (affine {template.transform}); an output has "
-            "one x and one y per column and row: choose an unrotated `grid`"
+            f"output grid is rotated: {template.transform}; choose an unrotated `grid`"
         )
     if min(template.shape) < 1:
         raise JobError(f"output grid is empty: {template.shape} px; check `aoi`")
@@ -310,11 +300,9 @@ def _check_grid(template: OutputTemplate) -> None:
             f"block_px {block} is no whole number of chunk_px {chunk}; "
             f"choose a multiple, such as {max(1, block // max(1, chunk)) * chunk}"
         )
-    values = _parse_times(template.times)
-    if not len(values) or (np.diff(values) <= np.timedelta64(0, "us")).any():
-        raise JobError(
-            f"times must be one or more and ascend; got {list(template.times[:4])}"
-        )
+    times = _parse_times(template.times)
+    if not len(times) or (np.diff(times) <= np.timedelta64(0, "us")).any():
+        raise JobError(f"times must be one or more and ascend; got {template.times}")
     names = [layer.name for layer in template.layers]
     if not names or len({*names}) != len(names):
         raise JobError(f"output needs layers of different names; got {names}")
@@ -326,20 +314,19 @@ def _check_layer(layer: Layer, template: OutputTemplate) -> None:
             f"layer name `{layer.name}` cannot be used; take letters, digits and "
             f"`_`, and none of {', '.join((*COORDS, 'overviews'))}"
         )
-    kind = np.dtype(layer.dtype)
-    if np.issubdtype(kind, np.integer):
-        info = np.iinfo(kind)
+    if _is_whole(layer):
+        info = np.iinfo(layer.dtype)
         if not info.min <= layer.fill_value <= info.max or layer.fill_value % 1:
             raise JobError(
                 f"fill value {layer.fill_value} of layer `{layer.name}` does not "
                 f"fit {layer.dtype}; choose one in [{info.min}, {info.max}]"
             )
-    taken = {c.value: c.name for c in template.classes}
-    if is_categorical(layer) and layer.fill_value in taken:
-        raise JobError(
-            f"fill value {layer.fill_value} of layer `{layer.name}` is class "
-            f"`{taken[int(layer.fill_value)]}`; nodata must be no class, such as 255"
-        )
+    for c in template.classes if is_categorical(layer) else ():
+        if c.value == layer.fill_value:
+            raise JobError(
+                f"fill value {c.value} of layer `{layer.name}` is class `{c.name}`; "
+                "nodata must be no class, such as 255"
+            )
 
 
 def _parse_times(times: tuple[str, ...]) -> NDArray[np.datetime64]:
