@@ -164,7 +164,8 @@ def pick_batch(patch: int, device: str) -> int:
     >>> pick_batch(256, "cpu"), pick_batch(512, "cpu"), pick_batch(256, "cuda")
     (4, 1, 64)
     """
-    fits = _BATCH_PX[device.partition(":")[0]] // (patch * patch)
+    pixels = _BATCH_PX.get(device.partition(":")[0], _BATCH_PX["cpu"])
+    fits = pixels // (patch * patch)
     return int(min(_MAX_BATCH, 2 ** max(0, fits.bit_length() - 1)))
 
 
