@@ -36,11 +36,11 @@ class Area:
 
     def __init__(self, polygon: Any, geobox: GeoBox) -> None:
         import shapely
+        from shapely import affinity
 
         self.polygon = polygon
-        self.shape = (int(geobox.shape[0]), int(geobox.shape[1]))
         a, b, c, d, e, f = tuple(~geobox.affine)[:6]
-        self._pixels = shapely.affinity.affine_transform(polygon, [a, b, d, e, c, f])
+        self._pixels = affinity.affine_transform(polygon, [a, b, d, e, c, f])
         shapely.prepare(self._pixels)
 
     def touches(self, window: Window) -> bool:

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from geoscale.errors import SourceError
 from geoscale.sources.items import Asset, Item
+from geoscale.types import Array
 
 Units = Literal["raw", "reflectance"]
 Gain = tuple[float, float]
@@ -79,7 +82,7 @@ def find_gains(
             scale, offset = scale_and_offset(item, asset, calibration)
             if scale is None:
                 missing[band] += 1
-            found.append(_in_units(scale or 1.0, offset, calibration))
+            found.append(in_units(scale or 1.0, offset, calibration))
         gains.append(found)
     if missing:
         named = ", ".join(f"`{band}` ({n} items)" for band, n in missing.items())
@@ -134,11 +137,22 @@ def scale_and_offset(
     return scale, 0.0
 
 
-def _in_units(scale: float, offset: float, calibration: Calibration) -> Gain:
+def in_units(scale: float, offset: float, calibration: Calibration) -> Gain:
+    """Combine scale, offset and what is wanted into (factor, offset)."""
     if calibration.units == "raw":
         # harmonised digital numbers: only the offset is put in
         return calibration.multiply, offset / scale * calibration.multiply
     return scale * calibration.multiply, offset * calibration.multiply
+
+
+def apply_gain(values: Array, gain: Gain) -> Array:
+    """Give values * factor + offset as float32; unchanged if that is nothing."""
+    if gain == (1.0, 0.0):
+        return values
+    scaled: Array = values.astype(np.float32)
+    scaled *= np.float32(gain[0])
+    scaled += np.float32(gain[1])
+    return scaled
 
 
 def _is_s2_reflectance(item: Item, asset: Asset) -> bool:

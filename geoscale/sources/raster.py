@@ -13,7 +13,7 @@ import numpy as np
 
 from geoscale.bands import common_name, match_bands
 from geoscale.errors import CardError, ReadError, SourceError
-from geoscale.sources.calibration import Calibration, Gain, Units, find_gains
+from geoscale.sources.calibration import Calibration, Gain, Units, apply_gain, find_gains
 from geoscale.sources.footprints import pixel_boxes
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item, sort_items
@@ -291,20 +291,15 @@ class RasterSource:
         ]
 
     def _in_units(self, values: Array, number: int, place: int) -> Array:
-        factor, offset = self.gains[number][place]
-        if (factor, offset) == (1.0, 0.0):
-            # exactness is what matters: uint16 fits float32, int32 does not
-            if not np.can_cast(values.dtype, self._dtype, "safe"):
-                asset = self.layout[number][place]
-                raise ReadError(
-                    f"{redact(asset.href)} holds {values.dtype}, which does not fit "
-                    f"the stack's {self._dtype}; set imagery.dtype: {values.dtype}"
-                )
-            return values
-        scaled: Array = values.astype(np.float32)
-        scaled *= np.float32(factor)
-        scaled += np.float32(offset)
-        return scaled
+        gain = self.gains[number][place]
+        # exactness is what matters: uint16 fits float32, int32 does not
+        if gain == (1.0, 0.0) and not np.can_cast(values.dtype, self._dtype, "safe"):
+            asset = self.layout[number][place]
+            raise ReadError(
+                f"{redact(asset.href)} holds {values.dtype}, which does not fit "
+                f"the stack's {self._dtype}; set imagery.dtype: {values.dtype}"
+            )
+        return apply_gain(values, gain)
 
 
 def choose_assets(

@@ -1,0 +1,487 @@
+"""Arrays as sources: a Zarr store, or any xarray object in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geoscale.bands import Band, common_name, guess_sensor, match_bands
+from geoscale.errors import CardError, ReadError, SourceError, StackError
+from geoscale.sources.axes import Planes, read_planes
+from geoscale.sources.calibration import (
+    Calibration,
+    Gain,
+    Units,
+    apply_gain,
+    in_units,
+)
+from geoscale.sources.fields import Affine6, normalise_crs
+from geoscale.sources.hrefs import strip_signature
+from geoscale.sources.items import Asset
+from geoscale.sources.reading import Target
+from geoscale.sources.settings import Grid, Imagery
+from geoscale.types import Array, Json, Pixels
+from geoscale.windows import Window
+from geoscale.words import redact
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+_ATTEMPTS = 4
+_ALIGNED_PX = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What is known of an array without reading it; JSON-able."""
+
+    target: Target
+    """Grid of the stack."""
+    corner: tuple[int, int]
+    """Row and column of the stack's corner in the array; may be negative."""
+    size: tuple[int, int]
+    """Rows and columns of the array."""
+    times: tuple[str, ...]
+    """Labels of all time steps."""
+    bands: tuple[str, ...]
+    """Names as they were asked for."""
+    picks: tuple[int, ...]
+    """Which of the array's bands they are."""
+    dtype: str
+    """Stored dtype."""
+    nodata: tuple[str | None, ...]
+    """Per band, as text since JSON has no NaN."""
+    scales: tuple[float | None, ...]
+    """Per band, None if not said."""
+    offsets: tuple[float | None, ...]
+    """Per band, None if not said."""
+    calibration: Calibration = dataclasses.field(default_factory=Calibration)
+    """Units of the result."""
+
+
+class ArraySource:
+    """An xarray object in memory; implements `geoscale.types.Source`.
+
+    It cannot be rebuilt in another process: its spec is only a token.
+
+    Parameters
+    ----------
+    planes : Planes
+        The object in one form.
+    layout : Layout
+        What is read of it.
+    """
+
+    def __init__(self, planes: Planes | None, layout: Layout) -> None:
+        self._given = planes
+        self.layout = layout
+        self.gains = _gains(layout)
+
+    @functools.cached_property
+    def geobox(self) -> GeoBox:
+        """CRS, affine and shape of the stack."""
+        return self.layout.target.to_geobox()
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """Label of each time step."""
+        return self.layout.times
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands, as they were asked for."""
+        return self.layout.bands
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored dtype where values pass unchanged, else float32."""
+        plain = all(gain == (1.0, 0.0) for gain in self.gains)
+        return np.dtype(self.layout.dtype if plain else "float32")
+
+    @property
+    def name(self) -> str:
+        """What provenance calls this source."""
+        return "array"
+
+    def planes(self) -> Planes:
+        """The arrays that are read."""
+        if self._given is None:
+            raise AssertionError("an array source holds its array")
+        return self._given
+
+    def read(self, window: Window, times: Sequence[int]) -> Pixels:
+        """Read a window for some time steps.
+
+        Returns
+        -------
+        Pixels
+            Data 0 where not valid.
+
+        Raises
+        ------
+        ReadError
+            If the array cannot be read.
+        """
+        shape = (len(times), len(self.bands), *window.shape)
+        data = np.zeros(shape, self.dtype)
+        valid = np.zeros((len(times), *window.shape), bool)
+        wanted = window.shift(*self.layout.corner)
+        inside = wanted.clip(self.layout.size)
+        if inside.is_empty or not times:
+            return Pixels(data, valid)
+        place = inside.within(wanted)
+        good = np.ones((len(times), *inside.shape), bool)
+        for k in range(len(self.bands)):
+            values = self._read_band(k, inside, times)
+            good &= self._is_valid(values, k)
+            data[:, k, *place] = apply_gain(values, self.gains[k])
+        valid[:, *place] = good
+        np.copyto(data, 0, where=~valid[:, None])
+        return Pixels(data, valid)
+
+    def covers(self, window: Window, times: Sequence[int]) -> bool:
+        """Tell whether the window touches the array."""
+        inside = window.shift(*self.layout.corner).clip(self.layout.size)
+        return bool(len(times)) and not inside.is_empty
+
+    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
+        """Name of the array, if it touches the window."""
+        return [self.name] if self.covers(window, times) else []
+
+    def calibrated(self, units: Units, multiply: float = 1.0) -> ArraySource:
+        """Give this source in other units.
+
+        Parameters
+        ----------
+        units : {"raw", "reflectance"}
+            As stored, or stored * scale + offset.
+        multiply : float
+            Applied last.
+
+        Returns
+        -------
+        ArraySource
+            Of the same kind.
+
+        Raises
+        ------
+        SourceError
+            If a scale is needed and not known.
+        """
+        calibration = dataclasses.replace(
+            self.layout.calibration, units=units, multiply=float(multiply)
+        )
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.layout = dataclasses.replace(self.layout, calibration=calibration)
+        other.gains = _gains(other.layout)
+        return other
+
+    def spec(self) -> Json:
+        """A token of the array; it cannot be rebuilt from that."""
+        from dask.base import tokenize
+
+        token = tokenize(self.planes().arrays, dataclasses.astuple(self.layout))
+        return {"kind": "array", "token": token}
+
+    @classmethod
+    def from_spec(cls, spec: Json) -> ArraySource:
+        """Refuse: an array in memory lives in one process only.
+
+        Raises
+        ------
+        SourceError
+            Always.
+        """
+        raise SourceError(
+            f"this plan reads an array in memory (token {spec.get('token')}), which no "
+            "other process has; save it (`array.to_zarr(path)`) and use "
+            "imagery.zarr: path, or pass the array again"
+        )
+
+    def _read_band(self, k: int, inside: Window, times: Sequence[int]) -> Array:
+        array, index = _locate(self.planes(), self.layout.picks[k])
+        part = array.isel(
+            band=index, y=slice(inside.y0, inside.y1), x=slice(inside.x0, inside.x1)
+        )
+        steps = [self._compute(part.isel(time=t)) for t in times]
+        return np.stack(steps)
+
+    def _compute(self, part: Any) -> Array:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                # a scheduler inside a task of another one would fight it for cores
+                return np.asarray(part.compute(scheduler="synchronous").values)
+            except (OSError, ValueError, RuntimeError, KeyError) as err:
+                # a broken codec or key stays broken, a network may come back
+                passes = isinstance(err, OSError) and not isinstance(err, FileNotFoundError)
+                if attempt == _ATTEMPTS or not passes:
+                    why = redact(f"{type(err).__name__}: {err}")[:300]
+                    raise ReadError(f"cannot read {self.name}: {why}") from None
+            time.sleep(random.uniform(0, 0.5 * 2**attempt))  # noqa: S311
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _is_valid(self, values: Array, k: int) -> Any:
+        text = self.layout.nodata[k]
+        valid = np.isfinite(values) if values.dtype.kind == "f" else np.True_
+        if text is None or math.isnan(float(text)):
+            return valid
+        return valid & (values != float(text))
+
+
+class ZarrSource(ArraySource):
+    """A Zarr store; implements `geoscale.types.Source`.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of the store, v2 or v3.
+    options : mapping
+        ``crs``, ``variable``, ``band_names`` for `read_planes`.
+    layout : Layout
+        What is read of it.
+    """
+
+    def __init__(self, path: str, options: Mapping[str, Any], layout: Layout) -> None:
+        super().__init__(None, layout)
+        self.path = strip_signature(path)
+        self.options = dict(options)
+
+    @property
+    def name(self) -> str:
+        """Path of the store, without user info."""
+        return redact(self.path)
+
+    def planes(self) -> Planes:
+        """The store's arrays, opened on first use in each process."""
+        return self._opened
+
+    @functools.cached_property
+    def _opened(self) -> Planes:
+        return read_planes(open_store(self.path), **self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open stores behind; the other process opens its own."""
+        return {k: v for k, v in self.__dict__.items() if k != "_opened"}
+
+    def spec(self) -> Json:
+        """Everything needed to rebuild this source elsewhere."""
+        return {
+            "kind": "zarr",
+            "path": self.path,
+            "options": self.options,
+            "layout": dataclasses.asdict(self.layout),
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Json) -> ZarrSource:
+        """Rebuild a source from its spec; the store is not opened yet."""
+        plain = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in spec["layout"].items()
+        }
+        grid = plain["target"]
+        plain["target"] = Target(
+            grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])
+        )
+        plain["calibration"] = Calibration(**plain["calibration"])
+        return cls(spec["path"], spec["options"], Layout(**plain))
+
+
+def open_store(path: str) -> Any:
+    """Open a Zarr store without dask and without changing its numbers.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+
+    Returns
+    -------
+    Dataset
+        Lazily indexed.
+
+    Raises
+    ------
+    SourceError
+        If there is no such store.
+    """
+    import xarray as xr
+
+    try:
+        return xr.open_dataset(path, engine="zarr", chunks=None, mask_and_scale=False)
+    except Exception as err:  # xarray, zarr and fsspec each have their own
+        raise SourceError(
+            f"cannot open Zarr store {redact(path)}: {type(err).__name__}: "
+            f"{redact(str(err))[:200]}"
+        ) from None
+
+
+def open_array(
+    imagery: Imagery,
+    grid: Grid,
+    *,
+    geobox: GeoBox | None = None,
+    bands: Sequence[str] | None = None,
+    sensor: str | None = None,
+) -> ArraySource:
+    """Open `imagery.zarr` or `imagery.array` as a source.
+
+    Parameters
+    ----------
+    imagery : Imagery
+        What to open.
+    grid : Grid
+        What part; CRS and resolution must be the array's own.
+    geobox : GeoBox, optional
+        What part, instead of `grid`.
+    bands : sequence of str, optional
+        Bands where `imagery.bands` names none; default all.
+    sensor : str, optional
+        Sensor whose band names `bands` uses.
+
+    Returns
+    -------
+    ArraySource or ZarrSource
+        The source.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be opened, or lacks bands.
+    StackError
+        If its dims, CRS or grid do not serve.
+    """
+    options = {
+        "crs": imagery.crs,
+        "variable": imagery.variable,
+        "band_names": imagery.band_names,
+    }
+    held = imagery.array if imagery.zarr is None else open_store(imagery.zarr)
+    planes = read_planes(held, **options)
+    target, corner = _place(planes, grid, geobox)
+    names = tuple(imagery.bands or bands or planes.bands)
+    said = imagery.sensor or guess_sensor(imagery.zarr, str(getattr(held, "name", "")))
+    picks = _pick(names, planes, said, None if imagery.bands else sensor)
+    reading = imagery.reading()
+    found = [_describe(planes, pick, reading.source_nodata) for pick in picks]
+    layout = Layout(
+        target=target,
+        corner=corner,
+        size=planes.shape,
+        times=planes.times,
+        bands=names,
+        picks=picks,
+        dtype=np.result_type(*(one[0] for one in found)).name,
+        nodata=tuple(one[1] for one in found),
+        scales=tuple(one[2] for one in found),
+        offsets=tuple(one[3] for one in found),
+        calibration=reading.calibration,
+    )
+    if imagery.zarr is not None:
+        return ZarrSource(imagery.zarr, options, layout)
+    return ArraySource(planes, layout)
+
+
+def _pick(
+    names: Sequence[str], planes: Planes, own: str | None, asked: str | None
+) -> tuple[int, ...]:
+    offered = [Band(name, common_name(name, own), name) for name in planes.bands]
+    try:
+        return tuple(match_bands(names, offered, sensor=asked or own))
+    except CardError as err:
+        raise SourceError(str(err)) from None
+
+
+def _locate(planes: Planes, pick: int) -> tuple[Any, int]:
+    for array in planes.arrays:
+        if pick < array.sizes["band"]:
+            return array, pick
+        pick -= array.sizes["band"]
+    raise AssertionError("a picked band is in one of the arrays")
+
+
+def _describe(
+    planes: Planes, pick: int, override: float | None
+) -> tuple[Any, str | None, float | None, float | None]:
+    """Dtype, nodata, scale and offset of one band."""
+    array, _ = _locate(planes, pick)
+    said = {**array.encoding, **array.attrs}
+    nodata = override
+    for key in ("_FillValue", "missing_value", "nodata", "_nodata", "nodatavals"):
+        if nodata is None and said.get(key) is not None:
+            nodata = float(np.ravel(said[key])[0])
+    # xarray has applied what it moved to the encoding; attrs are still to do
+    scale = array.attrs.get("scale_factor", array.attrs.get("scale"))
+    offset = array.attrs.get("add_offset", array.attrs.get("offset"))
+    return (
+        array.dtype,
+        None if nodata is None else str(nodata),
+        None if scale is None else float(np.ravel(scale)[0]),
+        None if offset is None else float(np.ravel(offset)[0]),
+    )
+
+
+def _gains(layout: Layout) -> list[Gain]:
+    wanted = layout.calibration
+    if wanted.units == "raw":
+        return [(1.0, 0.0)] * len(layout.bands)
+    gains, missing = [], []
+    for band, own, shift in zip(layout.bands, layout.scales, layout.offsets, strict=True):
+        scale = own if wanted.scale is None else wanted.scale
+        offset = (shift or 0.0) if wanted.offset is None else wanted.offset
+        if scale is None:
+            missing.append(band)
+        gains.append(in_units(scale or 1.0, offset, wanted))
+    if missing:
+        raise SourceError(
+            f"no scale is known for `{'`, `'.join(missing)}`; set imagery.scale (and "
+            "imagery.offset), or imagery.scale: 1 if the values are reflectance already"
+        )
+    return gains
+
+
+def _place(
+    planes: Planes, grid: Grid, geobox: GeoBox | None
+) -> tuple[Target, tuple[int, int]]:
+    """Grid of the stack, and where its corner lies in the array."""
+    from geoscale.sources.grid import choose_grid
+    from geoscale.sources.items import Item
+
+    if geobox is None:
+        if grid.crs != "native" and normalise_crs(grid.crs) != planes.crs:
+            raise StackError(
+                f"the array is in {planes.crs[:40]}, grid.crs is {grid.crs}; arrays are "
+                "not warped: use grid.crs: native, or reproject it first (odc.geo)"
+            )
+        asset = Asset(
+            href="", crs=planes.crs, transform=planes.transform, shape=planes.shape
+        )
+        item = Item(id="array", datetime=None, assets={"a": asset})
+        geobox = choose_grid([item], [[asset]], grid)
+    target = Target.from_geobox(geobox)
+    return target, _corner(planes.transform, planes.crs, target)
+
+
+def _corner(transform: Affine6, crs: str, target: Target) -> tuple[int, int]:
+    from affine import Affine
+
+    both = ~Affine(*transform) * Affine(*target.transform)
+    reach = max(target.shape)
+    drift = max(abs(both.a - 1), abs(both.e - 1), abs(both.b), abs(both.d)) * reach
+    column, row = round(both.c), round(both.f)
+    off = max(drift, abs(both.c - column), abs(both.f - row))
+    if crs != target.crs or off > _ALIGNED_PX:
+        raise StackError(
+            f"the grid ({target.crs[:40]}, {target.transform[0]:g}) is not the array's "
+            f"({crs[:40]}, {transform[0]:g}); arrays are not warped: choose "
+            "grid.crs: native without a resolution, or reproject it first (odc.geo)"
+        )
+    return row, column
