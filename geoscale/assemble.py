@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from geoscale.engine.block import Kernel
 from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
+from geoscale.memory import allowed_cpus
 from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
 from geoscale.plan import InferencePlan
 from geoscale.preprocess import Preprocessor
-from geoscale.sinks import ZarrSink
-from geoscale.sources import source_from_spec
+from geoscale.sinks.zarr import ZarrSink
+from geoscale.sources.opening import source_from_spec
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, Json, Sink, Source
+from geoscale.types import Bool, Sink, Source
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -152,7 +151,7 @@ def build_kernel(
     url: str,
     plan_hash: str,
     trust_code: bool = False,
-    threads: int | None = None,
+    processes: int = 1,
     source: Source | None = None,
 ) -> Kernel:
     """Build the kernel of a stored plan; called in worker processes.
@@ -165,8 +164,8 @@ def build_kernel(
         Of the plan that the driver runs.
     trust_code : bool
         Allow Python code that the card names outside known packages.
-    threads : int, optional
-        CPU threads of the model's runtime in this process.
+    processes : int
+        Worker processes that share this host's CPUs.
     source : Source, optional
         Sent by the driver where it cannot be rebuilt from the plan.
 
@@ -192,30 +191,16 @@ def build_kernel(
         source=source,
         sink=make_sink(plan, url),
         trust_code=trust_code,
-        threads=threads,
+        threads=max(1, allowed_cpus() // processes),
     )
 
 
-def describe_kernel(
-    url: str, plan_hash: str, trust_code: bool = False, threads: int | None = None
-) -> Json:
-    """Load the model in this process and say how; a worker's handshake."""
-    return dict(build_kernel(url, plan_hash, trust_code, threads).describe)
-
-
 def _make_mask(plan: InferencePlan) -> Callable[[Window], Bool] | None:
-    """Rasterise the area of interest block by block: pixel centres inside."""
+    """Rasterise the area of interest window by window: pixel centres inside."""
     if plan.aoi is None:
         return None
-    from odc.geo.geom import Geometry
-    from odc.geo.xr import rasterize
+    import shapely.geometry
 
-    area = Geometry(plan.aoi, plan.geobox.crs)
+    from geoscale.sources.aoi import Area
 
-    def mask(window: Window) -> Bool:
-        rows = slice(window.y0, window.y1)
-        columns = slice(window.x0, window.x1)
-        inside = rasterize(area, plan.geobox[rows, columns])
-        return np.asarray(inside.values, bool)
-
-    return mask
+    return Area(shapely.geometry.shape(plan.aoi), plan.geobox).mask

@@ -122,12 +122,12 @@ def _writes(plan: InferencePlan) -> str:
     files = len(plan.numbers()) * len(plan.output.layers)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
-        f"at most {_bytes(plan.output_bytes(_planes(plan)))} in {files:,} files"
+        f"at most {_bytes(plan.output_bytes(count_planes(plan)))} in {files:,} files"
     )
 
 
-def _planes(plan: InferencePlan) -> int:
-    """Bytes per pixel over all layers."""
+def count_planes(plan: InferencePlan) -> int:
+    """Count bytes per pixel over all layers."""
     scores = len(plan.card.output.classes)
     scores *= 2 if plan.output.scores_dtype == "float16" else 1
     return sum(scores if name == "scores" else 1 for name in plan.output.layers)

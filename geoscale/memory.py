@@ -185,3 +185,44 @@ def _read_limit(file: Path) -> int | None:
         return None
     # v1 writes a number near 2**63 for "no limit"
     return int(text) if text.isdigit() and 0 < int(text) < 2**60 else None
+
+
+def allowed_cpus(
+    *, root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup"
+) -> int:
+    """Whole CPUs that this process may use: its affinity and its cgroup's quota.
+
+    Parameters
+    ----------
+    root, own : str
+        Where the kernel shows cgroups; other places are for tests.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    try:
+        cpus = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on every system
+        cpus = float(os.cpu_count() or 1)
+    for folder in _cgroup_folders(root, own):
+        try:
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            cpus = min(cpus, int(quota) / int(period))
+    return max(1, int(cpus))
+
+
+def _cgroup_folders(root: str, own: str) -> list[Path]:
+    """Folders of this process's own cgroup (version 2) and all its parents."""
+    try:
+        lines = Path(own).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    base = Path(root)
+    paths = [line.split(":", 2)[2] for line in lines if line.startswith("0::")]
+    folders = [base / path.lstrip("/") for path in paths]
+    return [p for f in folders for p in (f, *f.parents) if p.is_relative_to(base)]

@@ -24,7 +24,7 @@ from geoscale.chunks import BlockGrid
 from geoscale.errors import MemoryPlanError, PlanError
 from geoscale.memory import BlockMemory, project_block_memory
 from geoscale.patches import Lattice, Merge
-from geoscale.types import Json
+from geoscale.types import Json, Source
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class InferencePlan:
     nodata."""
     notes: tuple[str, ...] = ()
     """What the user should know; not hashed."""
+    live: Source | None = field(default=None, compare=False, repr=False)
+    """The source in this process, if it was planned here; not stored."""
 
     @property
     def shape(self) -> tuple[int, int]:

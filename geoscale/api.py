@@ -1,0 +1,369 @@
+"""The verbs: open a stack, load a model, plan, run, look, verify, repair.
+
+Everything here introduces rooms to each other and does little else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from pydantic import ValidationError
+
+from geoscale.assemble import make_sink
+from geoscale.card import ModelCard, explain_validation
+from geoscale.engine.drive import Progress, drive
+from geoscale.engine.journal import Journal
+from geoscale.engine.verify import Verification, verify_blocks
+from geoscale.errors import JobError, OutputError
+from geoscale.job import Job, load_job
+from geoscale.launch import (
+    RunReport,
+    allowed_worker_bytes,
+    check_room,
+    describe_run,
+    finish_run,
+    make_executor,
+    pick_shard,
+    plan_source,
+)
+from geoscale.models import find_card
+from geoscale.plan import Inference, InferencePlan, Output
+from geoscale.sources.opening import open_source
+from geoscale.sources.settings import Grid, parse_grid
+from geoscale.stacks import as_source, open_stack
+from geoscale.types import Json
+from geoscale.words import redact
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = [
+    "Job",
+    "RunReport",
+    "load_job",
+    "load_model",
+    "open_stack",
+    "plan",
+    "plan_job",
+    "repair",
+    "run",
+    "run_job",
+    "status",
+    "verify",
+]
+
+
+class InferenceOptions(TypedDict, total=False):
+    """Options of `plan` and `predict`; see `geoscale.plan.Inference`."""
+
+    block_px: int
+    patch_px: int
+    stride_px: int
+    merge: str
+    taper: str
+    batch: int | str
+    runtime: str
+    precision: str
+    device: str
+    in_flight: int
+
+
+def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
+    """Find a model's card; its weights are loaded by the workers.
+
+    Parameters
+    ----------
+    model : str, path, mapping or ModelCard
+        Catalogue name (``geoscale models list``), ``torchgeo:…``, path or URL
+        of a card, or a card's fields.
+
+    Returns
+    -------
+    ModelCard
+        Data: bands, scaling, patch, classes, licence.
+
+    Raises
+    ------
+    CardError
+        If there is no such model, or the card is wrong.
+
+    Examples
+    --------
+    >>> import geoscale as gs
+    >>> gs.load_model("s2-landcover-unet").input.bands
+    ('blue', 'green', 'red', 'nir')
+    """
+    if isinstance(model, ModelCard):
+        return model
+    if isinstance(model, Mapping):
+        card = ModelCard.from_dict(model)
+        return card.model_copy(update={"base": card.base or str(Path.cwd())})
+    return find_card(str(model))
+
+
+def plan(
+    stack: Any,
+    model: str | Path | Mapping[str, Any] | ModelCard,
+    *,
+    aoi: str | Mapping[str, Any] | None = None,
+    output: Output | Mapping[str, Any] | None = None,
+    **options: Unpack[InferenceOptions],
+) -> InferencePlan:
+    """Plan a job; no pixel is read and no network is run.
+
+    Parameters
+    ----------
+    stack : xarray.DataArray, xarray.Dataset or Source
+        From `open_stack`, or any array with dims y and x and a CRS.
+    model : str, path, mapping or ModelCard
+        As for `load_model`.
+    aoi : str or mapping, optional
+        GeoJSON in degrees; pixels outside are nodata, blocks outside never run.
+    output : Output or mapping, optional
+        ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
+    **options
+        ``block_px``, ``patch_px``, ``stride_px``, ``merge``, ``batch``,
+        ``runtime``, ``precision``, ``device``, ``in_flight``.
+
+    Returns
+    -------
+    InferencePlan
+        Print it to see what it will do.
+
+    Raises
+    ------
+    PlanError
+        If it cannot work; says what to change.
+    """
+    card = load_model(model)
+    source = as_source(stack, card)
+    where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
+    made = plan_source(source, card, where, _inference(options), _output(output))
+    return dataclasses.replace(made, live=source)
+
+
+def plan_job(job: Job | str | Path) -> InferencePlan:
+    """Plan what a job file asks for.
+
+    Parameters
+    ----------
+    job : Job, str or path
+        The job, or its YAML file.
+
+    Returns
+    -------
+    InferencePlan
+        As `plan` gives.
+    """
+    job = job if isinstance(job, Job) else load_job(job)
+    card = load_model(job.model)
+    source = open_source(
+        job.imagery,
+        grid=job.grid,
+        bands=card.input.bands,
+        sensor=card.input.sensor,
+    )
+    source = source.calibrated(card.input.units, card.input.multiply)
+    output = Output.model_validate(job.output.model_dump(exclude={"to"}))
+    made = plan_source(source, card, job.grid, job.inference, output)
+    return dataclasses.replace(made, live=source)
+
+
+def run(
+    plan: InferencePlan,
+    to: str | Path,
+    *,
+    client: Client | None = None,
+    shard: tuple[int, int] | None = None,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Run a plan, or go on where an earlier run of it stopped.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What to run.
+    to : str or path
+        Local folder or fsspec URL; every worker must reach it.
+    client : distributed.Client, optional
+        Cluster to run on; without it the blocks run in this process.
+    shard : tuple of int, optional
+        ``(i, n)``: only the i-th of n parts, from 0. Parts may run anywhere, at
+        any time, without knowing of each other; the last one finalises.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+    progress : callable, optional
+        Called with the tally after every block.
+
+    Returns
+    -------
+    RunReport
+        Counters, what is quarantined, and whether the output is complete.
+
+    Raises
+    ------
+    OutputError
+        If the output belongs to another plan or is something else.
+    StoppedError
+        If no block could go on.
+    """
+    url = as_url(to)
+    sink, journal = make_sink(plan, url), Journal(url)
+    plan.validate(allowed_bytes=allowed_worker_bytes(client))
+    journal.check(plan)
+    check_room(plan, url)
+    sink.create()
+    journal.begin(plan)
+    executor = make_executor(plan, url, client, trust_code=trust_code)
+    blocks = None if shard is None else pick_shard(plan, shard)
+    tally = drive(plan, journal, executor, blocks=blocks, progress=progress)
+    return finish_run(plan, url, tally, describe_run(plan, client))
+
+
+def run_job(
+    job: Job | str | Path, *, client: Client | None = None, **options: Any
+) -> RunReport:
+    """Plan and run a job file; the same command again goes on.
+
+    Parameters
+    ----------
+    job : Job, str or path
+        The job, or its YAML file.
+    client : distributed.Client, optional
+        Cluster to run on.
+    **options
+        As for `run`.
+
+    Returns
+    -------
+    RunReport
+        As `run` gives.
+    """
+    job = job if isinstance(job, Job) else load_job(job)
+    return run(plan_job(job), job.output.to, client=client, **options)
+
+
+def status(output: str | Path) -> Json:
+    """Tell where a run stands, from its output alone.
+
+    Parameters
+    ----------
+    output : str or path
+        The output.
+
+    Returns
+    -------
+    dict
+        Blocks in all, done, failed, and whether the output is complete.
+
+    Raises
+    ------
+    OutputError
+        If nothing was begun there.
+    """
+    journal, stored = _stored(output)
+    ledger = journal.read()
+    total = len(stored.numbers())
+    return {
+        "output": journal.url,
+        "plan_hash": stored.hash,
+        "model": stored.card.name,
+        "blocks": total,
+        "done": len(ledger.done),
+        "left": total - len(ledger.done),
+        "failed": {stored.grid.name(n): f for n, f in sorted(ledger.failed.items())},
+        "complete": journal.final() is not None,
+        "runs": ledger.epoch,
+    }
+
+
+def verify(output: str | Path) -> Verification:
+    """Compare every stored byte with what the ledger says was written.
+
+    Parameters
+    ----------
+    output : str or path
+        The output.
+
+    Returns
+    -------
+    Verification
+        ``is_sound``, and the damaged and missing blocks.
+    """
+    journal, stored = _stored(output)
+    return verify_blocks(stored, journal.read(), make_sink(stored, journal.url))
+
+
+def repair(
+    output: str | Path, *, client: Client | None = None, trust_code: bool = False
+) -> RunReport:
+    """Make damaged and missing blocks again, and only these.
+
+    Parameters
+    ----------
+    output : str or path
+        The output.
+    client : distributed.Client, optional
+        Cluster to run on.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+
+    Returns
+    -------
+    RunReport
+        As `run` gives.
+    """
+    journal, stored = _stored(output)
+    sink = make_sink(stored, journal.url)
+    found = verify_blocks(stored, journal.read(), sink)
+    journal.begin(stored)
+    for damage in found.damaged:
+        sink.drop(damage.key)
+    if found.damaged:
+        journal.undo({d.block for d in found.damaged})
+    return run(stored, journal.url, client=client, trust_code=trust_code)
+
+
+def as_url(place: str | Path) -> str:
+    """Give a place as workers see it: a URL, or an absolute path."""
+    text = str(place)
+    return text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve())
+
+
+def _stored(output: str | Path) -> tuple[Journal, InferencePlan]:
+    journal = Journal(as_url(output))
+    stored = journal.load_plan()
+    if stored is None:
+        raise OutputError(
+            f"{redact(journal.url)} is no output of geoscale: it holds no plan; check "
+            "the path, or run a job to it first"
+        )
+    return journal, stored
+
+
+def _inference(options: InferenceOptions) -> Inference:
+    renamed = {"block_px": "block", "patch_px": "patch", "stride_px": "stride"}
+    unknown = set(options) - set(InferenceOptions.__annotations__)
+    if unknown:
+        raise JobError(
+            f"unknown option `{sorted(unknown)[0]}`; known are "
+            f"{', '.join(InferenceOptions.__annotations__)}"
+        )
+    given = {renamed.get(name, name): value for name, value in options.items()}
+    try:
+        return Inference.model_validate(given)
+    except ValidationError as err:
+        raise JobError(explain_validation(err, Inference)) from None
+
+
+def _output(output: Output | Mapping[str, Any] | None) -> Output:
+    if isinstance(output, Output):
+        return output
+    try:
+        return Output.model_validate(dict(output or {}))
+    except ValidationError as err:
+        raise JobError(explain_validation(err, Output)) from None

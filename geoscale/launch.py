@@ -1,0 +1,294 @@
+"""Launching: from a plan to an executor, and from a tally to a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from geoscale.assemble import build_kernel, hash_card_code, make_kernel, make_sink
+from geoscale.card import ModelCard
+from geoscale.engine.distributed import DaskExecutor
+from geoscale.engine.drive import Tally, finalize
+from geoscale.engine.journal import Journal
+from geoscale.engine.loop import LoopExecutor
+from geoscale.errors import JobError, OutputError, StoppedError
+from geoscale.memory import allowed_cpus, allowed_memory_bytes
+from geoscale.models import handshake, resolve_weights
+from geoscale.plan import Inference, InferencePlan, Output
+from geoscale.planner import Area, make_plan
+from geoscale.sinks.overviews import write_overviews
+from geoscale.sources.aoi import find_aoi
+from geoscale.sources.settings import Grid
+from geoscale.storage import Folder
+from geoscale.types import Executor, Json, Source
+from geoscale.words import redact
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+MEMORY_SHARE = 0.9
+"""Part of the allowed memory that a plan may count on."""
+COMPRESSION = 4.0
+"""How much smaller than its pixels a map is held to become, at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """How a run ended."""
+
+    output: str
+    """Where the map is."""
+    complete: bool
+    """Whether every block is stored and verified."""
+    blocks: int
+    """Blocks of the plan."""
+    computed: int
+    """Blocks made by this run."""
+    quarantined: dict[str, str]
+    """Block → its last error."""
+    missing: int
+    """Blocks still to be made."""
+    damaged: int
+    """Stored objects that are not what was written."""
+    pixels: int
+    """Pixels made by this run."""
+    seconds: float
+    """Time of this run, without planning, in s."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 complete, 3 quarantined or left over, 4 damaged."""
+        if self.complete:
+            return 0
+        return 4 if self.damaged else 3
+
+    def __str__(self) -> str:
+        speed = self.pixels / 1e6 / self.seconds if self.seconds else 0.0
+        word = "complete and verified" if self.complete else "NOT complete"
+        made, mpx = f"{self.computed:,}", self.pixels / 1e6
+        rate = f"{mpx:,.1f} Mpx in {self.seconds:.1f} s, {speed:.2f} Mpx/s"
+        lines = [
+            f"{word}: {redact(self.output)}",
+            f"  {made} of {self.blocks:,} blocks made by this run: {rate}",
+        ]
+        if self.missing:
+            lines.append(f"  {self.missing:,} blocks left: run the same command again")
+        if self.damaged:
+            lines.append(f"  {self.damaged:,} stored objects damaged: geoscale repair")
+        lines += [
+            f"  quarantined {name}: {why}" for name, why in self.quarantined.items()
+        ]
+        return "\n".join(lines)
+
+
+def plan_source(
+    source: Source, card: ModelCard, grid: Grid, inference: Inference, output: Output
+) -> InferencePlan:
+    """Plan over a source that gives the card's bands in the card's units.
+
+    Parameters
+    ----------
+    source : Source
+        Imagery.
+    card : ModelCard
+        The model.
+    grid : Grid
+        Asked for its area of interest only.
+    inference, output
+        What the user chose.
+
+    Returns
+    -------
+    InferencePlan
+        Checked; no pixel was read.
+    """
+    _, sha256 = resolve_weights(card)
+    found = find_aoi(grid, source.geobox)
+    area = None
+    if found is not None:
+        import shapely.geometry
+
+        geometry = shapely.geometry.mapping(found.polygon)
+        area = Area(geometry=_plain(geometry), touches=found.touches)
+    return make_plan(
+        source,
+        card,
+        weights_sha256=sha256,
+        code_sha256=hash_card_code(card),
+        inference=inference,
+        output=output,
+        area=area,
+    )
+
+
+def pick_shard(plan: InferencePlan, shard: tuple[int, int]) -> list[int]:
+    """Blocks of one of several parts: neighbours in turn, so that parts are equal.
+
+    Raises
+    ------
+    JobError
+        If there is no such part.
+    """
+    index, parts = shard
+    if not 0 <= index < parts:
+        raise JobError(f"shard {index}/{parts} does not exist; choose 0 to {parts - 1}")
+    return [int(n) for n in plan.numbers()[index::parts]]
+
+
+def make_executor(
+    plan: InferencePlan, url: str, client: Client | None, *, trust_code: bool
+) -> Executor:
+    """Executor for a plan: this process, or a cluster's workers.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is to be run.
+    url : str
+        The output.
+    client : distributed.Client or None
+        The cluster.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+
+    Returns
+    -------
+    Executor
+        Ready.
+    """
+    in_flight = plan.inference.in_flight
+    if client is None:
+        kernel = make_kernel(
+            plan,
+            source=plan.live,
+            sink=make_sink(plan, url),
+            trust_code=trust_code,
+            threads=allowed_cpus(),
+        )
+        return LoopExecutor(kernel, in_flight)
+    workers = wait_for_workers(client)
+    hosts = Counter(urlsplit(address).hostname for address in workers)
+    extra: tuple[Any, ...] = (trust_code, max(hosts.values()))
+    if plan.live is not None and plan.source.get("kind") == "array":
+        # Only an array in this process has to travel, once per worker.
+        extra = (*extra, client.scatter(plan.live, broadcast=True, hash=False))
+    return DaskExecutor(
+        client, build_kernel, url, plan.hash, in_flight=in_flight, extra=extra
+    )
+
+
+def wait_for_workers(client: Client, timeout_s: float = 120.0) -> dict[str, Any]:
+    """Wait for the first worker; return what the scheduler knows of all.
+
+    Raises
+    ------
+    StoppedError
+        If none comes.
+    """
+    try:
+        client.wait_for_workers(1, timeout=timeout_s)
+    except TimeoutError:
+        raise StoppedError(
+            f"no worker joined the cluster within {timeout_s:.0f} s; look at the "
+            "workers' logs or the batch queue, then run the same command again"
+        ) from None
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def allowed_worker_bytes(client: Client | None) -> int:
+    """Memory that a plan may count on in each process, in bytes."""
+    if client is None:
+        return int(MEMORY_SHARE * allowed_memory_bytes())
+    limits = [
+        int(info.get("memory_limit") or 0) for info in wait_for_workers(client).values()
+    ]
+    least = min([n for n in limits if n] or [allowed_memory_bytes()])
+    return int(MEMORY_SHARE * least)
+
+
+def check_room(plan: InferencePlan, url: str) -> None:
+    """Refuse an output that the disk has no room for.
+
+    Raises
+    ------
+    OutputError
+        With what is needed and what is free.
+    """
+    from geoscale.explain import count_planes
+
+    free = Folder(url).free_bytes()
+    need = plan.output_bytes(count_planes(plan)) / COMPRESSION
+    if free is not None and need > free:
+        raise OutputError(
+            f"the output needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free "
+            f"at {redact(url)}; choose another place, or fewer layers"
+        )
+
+
+def describe_run(plan: InferencePlan, client: Client | None) -> Json:
+    """Provenance of a run: versions, where, how precise (guarantee G15)."""
+    workers = None if client is None else len(wait_for_workers(client))
+    return {
+        "model": plan.card.name,
+        "model_sha256": plan.weights_sha256,
+        "precision": plan.inference.precision,
+        "device": plan.inference.device,
+        "batch": plan.inference.batch,
+        "workers": workers,
+        "versions": handshake(),
+    }
+
+
+def finish_run(
+    plan: InferencePlan, url: str, tally: Tally, provenance: Json
+) -> RunReport:
+    """Verify and seal an output whose blocks are all there, and report.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What was run.
+    url : str
+        The output.
+    tally : Tally
+        Of this run.
+    provenance : dict
+        Kept with the output.
+
+    Returns
+    -------
+    RunReport
+        Complete only if every stored byte is what was written.
+    """
+    sink, journal = make_sink(plan, url), Journal(url)
+    missing = sum(int(n) not in journal.read().done for n in plan.numbers())
+    complete, damaged = False, 0
+    if not missing:
+        if journal.final() is None and plan.output.overviews:
+            write_overviews(url)
+        found = finalize(plan, journal, sink, provenance)
+        complete, damaged = found.is_sound, len(found.damaged)
+        if complete:
+            sink.finalize(
+                {"geoscale:complete": True, "geoscale:provenance": provenance}
+            )
+    return RunReport(
+        output=url,
+        complete=complete,
+        blocks=len(plan.numbers()),
+        computed=tally.computed,
+        quarantined={plan.grid.name(n): e for n, e in tally.quarantined.items()},
+        missing=missing,
+        damaged=damaged,
+        pixels=tally.pixels,
+        seconds=tally.seconds,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Give lists instead of tuples, as JSON will."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
