@@ -140,3 +140,20 @@ def test_a_missing_url_is_named_without_its_secrets(server: Any) -> None:
     with pytest.raises(CardError, match=r"cannot be fetched.*404") as info:
         find_card(f"{server.url}/none.yaml?sig=secret")
     assert "secret" not in str(info.value)
+
+
+def test_the_demo_card_is_what_its_training_measured() -> None:
+    from importlib.resources import files
+
+    folder = Path(str(files("geoscale"))) / "data"
+    measured = json.loads((folder / "s2-landcover-unet.metrics.json").read_text())
+    card = find_card("s2-landcover-unet")
+    assert card.weights.sha256 == measured["weights"]["sha256"]
+    assert card.architecture == measured["architecture"]
+    assert card.architecture_args == measured["arguments"]
+    assert list(card.input.bands) == measured["bands"]
+    assert list(card.input.normalization.mean) == measured["mean"]
+    assert list(card.input.normalization.std) == measured["std"]
+    assert card.input.patch.alignment == measured["alignment"]
+    assert card.input.patch.halo == measured["halo"]["measured_px"]
+    assert list(card.class_names) == [c["name"] for c in measured["classes"]]

@@ -123,3 +123,23 @@ def test_ukis_gives_the_stored_logits(data_dir: Path) -> None:
         logits = want["logits_tile0"].astype(np.float64)
     e = np.exp(logits - logits.max(0))
     np.testing.assert_allclose(out, e / e.sum(0), atol=1e-5)
+
+
+def test_the_demo_network_is_seamless_with_its_cards_halo(spain: np.ndarray) -> None:
+    card = find_card("s2-landcover-unet")
+    halo, step = card.input.patch.halo, card.input.patch.alignment
+    assert halo is not None
+    index = [cards.S2_BANDS.index(b) for b in ("B2", "B3", "B4", "B8")]
+    data = spain[None, index, :160, :160] / 10000
+    x, _ = Preprocessor.from_card(card).prepare(data, np.ones((1, 160, 160), bool))
+    predictor = get_predictor(card, ONE)
+    whole = predictor.predict(x[None])[0]
+    start, stop = 15 * step, 25 * step
+    part = x[None, :, start - halo : stop + halo, start - halo : stop + halo]
+    inner = predictor.predict(part)[0, :, halo:-halo, halo:-halo]
+    assert np.abs(inner - whole[:, start:stop, start:stop]).max() < 1e-5
+    # the alignment is needed: one pixel off, and the pooling is out of phase
+    part = x[None, :, start - halo : stop + halo, start - halo + 1 : stop + halo + 1]
+    inner = predictor.predict(part)[0, :, halo:-halo, halo:-halo]
+    want = whole[:, start:stop, start + 1 : stop + 1]
+    assert np.abs(inner - want).max() > 1e-3
