@@ -7,7 +7,6 @@ here decides what a worker may write, which is `geoscale.sinks.zarr`.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +145,9 @@ def lay_out(template: OutputTemplate) -> dict[str, bytes]:
         )
         array[...] = values
     # From the start: readers of an unfinished map need not ask for every array.
-    _consolidate(objects)
-    return {key: bytes(value.to_bytes()) for key, value in objects.items()}
+    done = {key: bytes(value.to_bytes()) for key, value in objects.items()}
+    done[ROOT] = gather_metadata(done)
+    return done
 
 
 def consolidate(folder: Folder, attrs: Mapping[str, Any]) -> None:
@@ -165,8 +165,6 @@ def consolidate(folder: Folder, attrs: Mapping[str, Any]) -> None:
     OutputError
         If there is no store.
     """
-    from zarr.core.buffer.cpu import Buffer
-
     found = dict(_iter_metadata(folder))
     root = parse_json(found.get(ROOT))
     if root is None:
@@ -176,20 +174,39 @@ def consolidate(folder: Folder, attrs: Mapping[str, Any]) -> None:
     root.pop("consolidated_metadata", None)
     root["attributes"] = {**root.get("attributes", {}), **attrs}
     found[ROOT] = json.dumps(root, indent=2).encode()
-    objects: dict[str, Any] = {k: Buffer.from_bytes(v) for k, v in found.items()}
-    _consolidate(objects)
-    folder.put(ROOT, bytes(objects[ROOT].to_bytes()))
+    folder.put(ROOT, gather_metadata(found))
 
 
-def _consolidate(objects: dict[str, Any]) -> None:
-    import zarr
-    from zarr.storage import MemoryStore
+def gather_metadata(found: Mapping[str, bytes]) -> bytes:
+    """Make the root's ``zarr.json`` hold the metadata of all that lies below it.
 
-    with warnings.catch_warnings():
-        # zarr warns that other readers may not know consolidated v3 metadata;
-        # they then read the single files, which stay.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(MemoryStore(objects), zarr_format=3)
+    Parameters
+    ----------
+    found : mapping
+        Key → bytes of every ``zarr.json``, the root's included.
+
+    Returns
+    -------
+    bytes
+        The root's new ``zarr.json``.
+
+    Notes
+    -----
+    `zarr.consolidate_metadata` does the same and warns each time; a warning can
+    be silenced for a whole process only, which threads that write must not do.
+    """
+    root: Json = json.loads(found[ROOT])
+    nodes = {
+        key.removesuffix(f"/{ROOT}"): json.loads(data)
+        for key, data in sorted(found.items())
+        if key.endswith(f"/{ROOT}")
+    }
+    inline: Json = {"kind": "inline", "must_understand": False}
+    for node in nodes.values():
+        if node["node_type"] == "group":
+            node["consolidated_metadata"] = {**inline, "metadata": {}}
+    root["consolidated_metadata"] = {**inline, "metadata": nodes}
+    return json.dumps(root, indent=2).encode()
 
 
 def open_output(url: str, *, group: str | None = None) -> xr.Dataset:

@@ -20,7 +20,6 @@ from geoscale.sinks.layout import (
     ROOT,
     STATE,
     consolidate,
-    cut_shards,
     encode_shard,
     lay_out,
     parse_json,
@@ -31,6 +30,9 @@ from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
 from geoscale.windows import Window
 from geoscale.words import redact
+
+# What of an array's metadata decides how its shards are read.
+_DECIDING = ("node_type", "shape", "data_type", "chunk_grid", "fill_value", "codecs")
 
 
 class ZarrSink:
@@ -85,8 +87,33 @@ class ZarrSink:
             self._refuse_other(root)
         # The root first: an interrupted `create` is then known as ours.
         for name in sorted(objects, key=lambda n: (n != ROOT, n)):
-            if not self._is_sound(name):
+            if not self._is_sound(name, objects[name]):
                 self.folder.put(name, objects[name])
+
+    def damaged_metadata(self) -> list[str]:
+        """Keys of metadata and coordinates that are not as `create` wrote them.
+
+        Shards carry digests and are not looked at; attributes may be added.
+        `create` mends what this lists, unless the file still reads as metadata.
+        """
+        bad = []
+        for name, wanted in lay_out(self.template).items():
+            found = self.folder.get(name)
+            if name.endswith(ROOT):
+                old, new = parse_json(found) or {}, parse_json(wanted) or {}
+                ours = new["attributes"].items()
+                same = all(old.get("attributes", {}).get(k) == v for k, v in ours)
+                if not same or any(old.get(k) != new.get(k) for k in _DECIDING):
+                    bad.append(name)
+            elif found != wanted:
+                bad.append(name)
+        return sorted(bad)
+
+    def _is_sound(self, name: str, wanted: bytes) -> bool:
+        data = self.folder.get(name)
+        # Metadata that parse are kept, though another version wrote them
+        # differently: the shards there were encoded by them.
+        return parse_json(data) is not None if name.endswith(ROOT) else data == wanted
 
     def write(
         self, time: int, core: Window, layers: Mapping[str, Array]
@@ -203,9 +230,15 @@ class ZarrSink:
                     f"{_short(old)} there and {_short(new)} here; choose a new path"
                 )
 
-    def _is_sound(self, name: str) -> bool:
-        data = self.folder.get(name)
-        return bool(data) and (not name.endswith(ROOT) or parse_json(data) is not None)
+    def _refuse_drift(self, layer: Layer, found: Json) -> None:
+        wanted = parse_json(lay_out(self.template)[f"{layer.name}/{ROOT}"]) or {}
+        for name in _DECIDING:
+            if found.get(name) != wanted[name]:
+                raise SinkError(
+                    f"array `{layer.name}` in {redact(self.url)} has `{name}` "
+                    f"{_short(found.get(name))}, the plan's is {_short(wanted[name])}; "
+                    "do not mix two outputs"
+                )
 
     def _check_place(self, time: int, core: Window) -> None:
         shape, block = self.template.shape, self.template.block_px
@@ -276,14 +309,7 @@ class ZarrSink:
                     f"output {redact(self.url)} has no array `{layer.name}`; call "
                     "`create` before blocks are written"
                 )
-            grid = parsed["chunk_grid"]["configuration"]["chunk_shape"]
-            shape, shard, _ = cut_shards(self.template, layer)
-            if parsed["shape"] != list(shape) or grid != list(shard):
-                raise SinkError(
-                    f"array `{layer.name}` in {redact(self.url)} is "
-                    f"{parsed['shape']} in shards of {grid}, the plan's is "
-                    f"{list(shape)} in {list(shard)}; do not mix two outputs"
-                )
+            self._refuse_drift(layer, parsed)
             self._metadata[layer.name] = data
         return self._metadata[layer.name]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import warnings
+from pathlib import Path
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  (registers the accessor)
@@ -116,6 +119,17 @@ def test_a_damaged_map_gives_no_overview(finished, tmp_path):
         OutputError, match=r"`/classes` is damaged at .* `geoscale repair`"
     ):
         write_overviews(url, smallest_px=60)
+
+
+def test_gathered_metadata_are_those_that_zarr_gathers(pyramid, tmp_path):
+    url, _ = pyramid
+    copy = tmp_path / "copy.zarr"
+    shutil.copytree(url, copy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(str(copy), zarr_format=3)
+    ours = json.loads((Path(url) / "zarr.json").read_text())
+    assert json.loads((copy / "zarr.json").read_text()) == ours
 
 
 def test_digests_are_those_of_the_store_and_of_a_second_run(kit, pyramid):

@@ -289,6 +289,33 @@ def test_create_again_keeps_everything_and_mends_what_is_missing(kit, sink):
     assert {k: sink.fetch_digest(k) for k in digests} == digests
 
 
+def test_damaged_metadata_and_coordinates_are_found(kit, sink):
+    kit.write_all(sink)
+    sink.finalize({"done": True})
+    assert sink.damaged_metadata() == []
+    root = Path(sink.url)
+    whole = stored(sink)
+    for key in ("x/c/0", "time/c/0"):
+        data = bytearray((root / key).read_bytes())
+        data[-6] ^= 4
+        (root / key).write_bytes(data)
+    text = (root / "classes/zarr.json").read_text()
+    (root / "classes/zarr.json").write_text(text.replace("255", "254"))
+    (root / "scores/zarr.json").write_bytes(b"")
+    (root / "y/zarr.json").unlink()
+    bad = ["classes/zarr.json", "scores/zarr.json", "time/c/0", "x/c/0", "y/zarr.json"]
+    assert sink.damaged_metadata() == bad
+    sink.create()
+    assert sink.damaged_metadata() == ["classes/zarr.json"]
+    fresh = ZarrSink(sink.url, sink.template)
+    core = kit.cores()[0]
+    with pytest.raises(SinkError, match="has `fill_value` 254, the plan's is 255"):
+        fresh.write(0, core, kit.pixels(0, core))
+    (root / "classes/zarr.json").unlink()
+    sink.create()
+    assert stored(sink) == whole
+
+
 def test_create_goes_on_after_an_interruption(kit, tmp_path):
     root = tmp_path / "out.zarr"
     made = ZarrSink(str(root), kit.template())
