@@ -1,5 +1,82 @@
-"""geoscale: pretrained models over more imagery than fits in one machine."""
+"""geoscale: pretrained models over more imagery than fits in one machine.
+
+Names are loaded on first use, so that ``import geoscale`` costs nothing:
+neither torch nor dask nor xarray is imported.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+_FACE = {
+    "open_stack": "geoscale.stacks",
+    "load_model": "geoscale.api",
+    "plan": "geoscale.api",
+    "plan_job": "geoscale.api",
+    "run": "geoscale.api",
+    "run_job": "geoscale.api",
+    "load_job": "geoscale.job",
+    "predict": "geoscale.accessor",
+    "open_output": "geoscale.sinks.layout",
+    "status": "geoscale.api",
+    "verify": "geoscale.api",
+    "repair": "geoscale.api",
+    "export": "geoscale.api",
+    "connect": "geoscale.clusters",
+    "list_models": "geoscale.models",
+    "ModelCard": "geoscale.card",
+    "InferencePlan": "geoscale.plans",
+    "RunReport": "geoscale.launch",
+    "GeoscaleError": "geoscale.errors",
+}
+
+__all__ = [*_FACE, "__version__"]
+
+if TYPE_CHECKING:
+    from geoscale.accessor import predict
+    from geoscale.api import (
+        export,
+        load_model,
+        plan,
+        plan_job,
+        repair,
+        run,
+        run_job,
+        status,
+        verify,
+    )
+    from geoscale.card import ModelCard
+    from geoscale.clusters import connect
+    from geoscale.errors import GeoscaleError
+    from geoscale.job import load_job
+    from geoscale.launch import RunReport
+    from geoscale.models import list_models
+    from geoscale.plans import InferencePlan
+    from geoscale.sinks.layout import open_output
+    from geoscale.stacks import open_stack
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _FACE:
+        raise AttributeError(f"module `geoscale` has no `{name}`")
+    value = getattr(importlib.import_module(_FACE[name]), name)
+    if name in ("open_stack", "plan", "run"):
+        importlib.import_module("geoscale.accessor")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
+
+
+if "xarray" in sys.modules:
+    # `stack.geoscale` exists from the moment that both are imported; the other
+    # way round, the first use of any name here brings it.
+    importlib.import_module("geoscale.accessor")

@@ -6,7 +6,7 @@ Everything here introduces rooms to each other and does little else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -30,7 +30,9 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.models import find_card
-from geoscale.plan import Inference, InferencePlan, Output
+from geoscale.plans import Inference, InferencePlan, Output
+from geoscale.sinks.cog import export_cog
+from geoscale.sinks.stac import export_stac
 from geoscale.sources.opening import open_source
 from geoscale.sources.settings import Grid, parse_grid
 from geoscale.stacks import as_source, open_stack
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Job",
     "RunReport",
+    "export",
     "load_job",
     "load_model",
     "open_stack",
@@ -57,7 +60,7 @@ __all__ = [
 
 
 class InferenceOptions(TypedDict, total=False):
-    """Options of `plan` and `predict`; see `geoscale.plan.Inference`."""
+    """Options of `plan` and `predict`; see `geoscale.plans.Inference`."""
 
     block_px: int
     patch_px: int
@@ -367,3 +370,43 @@ def _output(output: Output | Mapping[str, Any] | None) -> Output:
         return Output.model_validate(dict(output or {}))
     except ValidationError as err:
         raise JobError(explain_validation(err, Output)) from None
+
+
+def export(
+    output: str | Path, to: str | Path, *, layers: Sequence[str] = ("classes",)
+) -> list[Path]:
+    """Write a finished output as Cloud Optimized GeoTIFFs with STAC Items.
+
+    Parameters
+    ----------
+    output : str or path
+        A complete output.
+    to : str or path
+        Local folder.
+    layers : sequence of str
+        Layers to write; ``classes`` carries its colour table.
+
+    Returns
+    -------
+    list of Path
+        The COGs, one per layer and time step, then the STAC catalogue.
+
+    Raises
+    ------
+    OutputError
+        If the output is not complete and verified.
+    """
+    journal, stored = _stored(output)
+    final = journal.final()
+    if final is None:
+        left = len(stored.numbers()) - len(journal.read().done)
+        raise OutputError(
+            f"{redact(journal.url)} is not complete ({left} blocks left): run its job "
+            "to the end first"
+        )
+    cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
+    # A mapping of URLs to ids would carry signatures; ids say enough.
+    sources = [str(item["id"]) for item in stored.source.get("items", ())]
+    facts = {**final, "sources": sources}
+    catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
+    return [*(path for paths in cogs.values() for path in paths), catalogue]

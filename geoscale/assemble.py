@@ -14,7 +14,7 @@ from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
 from geoscale.memory import allowed_cpus
 from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
-from geoscale.plan import InferencePlan
+from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_from_spec

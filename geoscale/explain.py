@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from geoscale.plan import InferencePlan
+    from geoscale.plans import InferencePlan
 
 
 def describe_plan(

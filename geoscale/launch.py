@@ -16,8 +16,8 @@ from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
 from geoscale.models import handshake, resolve_weights
-from geoscale.plan import Inference, InferencePlan, Output
 from geoscale.planner import Area, make_plan
+from geoscale.plans import Inference, InferencePlan, Output
 from geoscale.sinks.overviews import write_overviews
 from geoscale.sources.aoi import find_aoi
 from geoscale.sources.settings import Grid

@@ -10,7 +10,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
-from geoscale.plan import (
+from geoscale.plans import (
     RESULT_VERSION,
     Inference,
     InferencePlan,

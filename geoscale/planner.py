@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard, Patch
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
-from geoscale.plan import NO_ITEM, OUTSIDE, RUN, Inference, InferencePlan, Output
+from geoscale.plans import NO_ITEM, OUTSIDE, RUN, Inference, InferencePlan, Output
 from geoscale.types import Json, Source
 from geoscale.windows import Window
 

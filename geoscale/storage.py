@@ -76,7 +76,7 @@ class Folder:
     def get(self, name: str) -> bytes | None:
         """Bytes of an object; None where there is none."""
         try:
-            return cast(bytes, self._fs.cat_file(f"{self.path}/{name}"))
+            return cast("bytes", self._fs.cat_file(f"{self.path}/{name}"))
         except FileNotFoundError:
             return None
 

@@ -1,0 +1,393 @@
+"""The plan: everything that decides the result, fixed before a pixel is read.
+
+A plan is data. It says what is read, by which model, on which lattice, in
+which blocks, and what is stored; its hash names the result. It can be shown,
+refused, saved, and run anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoscale.blend import Taper
+from geoscale.card import ModelCard
+from geoscale.chunks import BlockGrid
+from geoscale.errors import MemoryPlanError, PlanError
+from geoscale.memory import BlockMemory, project_block_memory
+from geoscale.patches import Lattice, Merge
+from geoscale.types import Json, Source
+from geoscale.windows import Window
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+RESULT_VERSION = 1
+"""Raised whenever the same plan would give other pixels than before."""
+
+RESERVED_BYTES = 1_200_000_000
+"""Memory of an idle worker with torch and a model of common size loaded."""
+ACTIVATIONS = 320
+"""float32 values alive per input pixel inside the network on a CPU: two layers of
+128 channels at full resolution and their reordering (U-Nets stay below)."""
+
+RUN, OUTSIDE, NO_ITEM = 0, 1, 2
+"""State of a block: to be run, outside the area of interest, no imagery."""
+
+
+class Inference(BaseModel):
+    """How the model is run; every value is resolved once the plan is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    block: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Height and width of a block, in px; default: 8 strides or so, >= 1024."""
+    patch: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Height and width of a patch, in px; default: the card's."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Pixels between patches; default: patch less twice the halo (crop), or
+    three quarters of the patch (blend)."""
+    merge: Merge | None = None
+    """Default: ``crop`` where the card knows the halo, else ``blend``."""
+    taper: Taper = "hann"
+    """Shape of the weights of ``blend``."""
+    batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """Patches that go through the network together."""
+    runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """Library that runs the network."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the network."""
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", exclude=False)
+    ] = "auto"
+    """``cuda`` never falls back to the CPU."""
+    in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+    """Blocks a process works on at a time, so that reading and writing overlap
+    with inference."""
+
+
+class Output(BaseModel):
+    """What is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[str, ...] = ("classes", "confidence")
+    """Some of classes, confidence, scores."""
+    scores_dtype: Literal["uint8", "float16"] = "uint8"
+    """How scores are stored."""
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    """Height and width of a chunk inside a shard, in px; default: a divisor of
+    the block, at most 512."""
+    overviews: bool = True
+    """Whether coarser copies are made for viewing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTask:
+    """One block: everything a worker must know, and nothing it must carry."""
+
+    number: int
+    """Number in the plan."""
+    name: str
+    """``time-y-x``, its name in the journal and in errors."""
+    time: int
+    """Time step of the output."""
+    times: tuple[int, ...]
+    """Time steps of the stack that it reads, one for each of the model's frames."""
+    core: Window
+    """Pixels this task writes; the cores of a plan cover the stack once."""
+    read: Window
+    """Pixels this task reads: all its patches, clipped to the stack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferencePlan:
+    """Everything that decides a result.
+
+    Made by `geoscale.plan`; immutable.
+    """
+
+    source: Json
+    """Spec from which every worker rebuilds the source; hrefs are unsigned."""
+    card: ModelCard
+    """The model's card."""
+    weights_sha256: str
+    """Of the weights file that was found when the plan was made."""
+    code_sha256: str | None
+    """Of the user's own Python files that the card names."""
+    geobox: GeoBox
+    """Grid of the output."""
+    source_times: tuple[str, ...]
+    """Label of every time step of the stack."""
+    inference: Inference
+    """All values resolved."""
+    output: Output
+    """All values resolved."""
+    itemsize: int
+    """Bytes of one stored value of the source."""
+    states: NDArray[np.uint8] = field(repr=False)
+    """State of every block: `RUN`, `OUTSIDE` or `NO_ITEM`."""
+    aoi: Json | None = None
+    """Area of interest as GeoJSON geometry in the grid's CRS; pixels outside are
+    nodata."""
+    notes: tuple[str, ...] = ()
+    """What the user should know; not hashed."""
+    live: Source | None = field(default=None, compare=False, repr=False)
+    """The source in this process, if it was planned here; not stored."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the output, in px."""
+        height, width = self.geobox.shape
+        return int(height), int(width)
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """Label of every time step of the output: that of its newest frame."""
+        frames = self.card.input.frames
+        return self.source_times[frames - 1 :: frames]
+
+    @cached_property
+    def grid(self) -> BlockGrid:
+        """How the output is cut."""
+        assert self.inference.block is not None
+        return BlockGrid(len(self.times), self.shape, self.inference.block)
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """Where patches lie."""
+        chosen, patch = self.inference, self.card.input.patch
+        assert chosen.patch is not None
+        assert chosen.stride is not None
+        assert chosen.merge is not None
+        return Lattice.over(
+            self.shape,
+            patch=chosen.patch,
+            stride=chosen.stride,
+            merge=chosen.merge,
+            alignment=patch.alignment,
+            multiple_of=None if patch.fixed else patch.multiple_of,
+        )
+
+    def task(self, number: int) -> BlockTask:
+        """Give one block."""
+        time, _, _ = self.grid.index(number)
+        frames = self.card.input.frames
+        core = self.grid.core(number)
+        return BlockTask(
+            number=number,
+            name=self.grid.name(number),
+            time=time,
+            times=tuple(range(time * frames, (time + 1) * frames)),
+            core=core,
+            read=self.lattice.read_window(core),
+        )
+
+    def numbers(self) -> NDArray[np.intp]:
+        """Numbers of the blocks that are to be run, ascending."""
+        return np.flatnonzero(self.states == RUN)
+
+    def iter_tasks(self) -> Iterator[BlockTask]:
+        """Yield the blocks that are to be run."""
+        for number in self.numbers():
+            yield self.task(int(number))
+
+    def count_patches(self) -> int:
+        """Count patches that the blocks to be run need, shared ones twice."""
+        return sum(
+            self.lattice.count_touching(self.grid.core(int(n))) for n in self.numbers()
+        )
+
+    def memory(self, batch: int | None = None) -> BlockMemory:
+        """Project the peak host memory of one worker process.
+
+        Parameters
+        ----------
+        batch : int, optional
+            Patches per batch; default the plan's, or as many as make half a
+            megapixel.
+
+        Returns
+        -------
+        BlockMemory
+            Upper bound, by cause, in bytes.
+        """
+        patch_px = int(np.prod(self.lattice.patch_shape))
+        chosen = batch or self.inference.batch
+        n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
+        channels, classes = self.card.input.channels, len(self.card.output.classes)
+        core = self.grid.core(0)
+        read = self.lattice.read_window(_middle(self.grid))
+        return project_block_memory(
+            (channels, *read.shape),
+            (classes, *core.shape),
+            itemsize=max(self.itemsize, 4),
+            channels=channels,
+            batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
+            reserved=RESERVED_BYTES,
+            in_flight=self.inference.in_flight,
+        )
+
+    def recompute(self) -> float:
+        """Pixels the network sees per pixel of the blocks to be run."""
+        pixels = sum(self.grid.core(int(n)).size for n in self.numbers())
+        return self.count_patches() * int(np.prod(self.lattice.patch_shape)) / pixels
+
+    def output_bytes(self, layers: int) -> int:
+        """Bound the stored size before compression, in bytes."""
+        height, width = self.shape
+        return height * width * len(self.times) * layers
+
+    def validate(self, *, allowed_bytes: int | None = None) -> None:
+        """Refuse what cannot work, before a pixel is read.
+
+        Parameters
+        ----------
+        allowed_bytes : int, optional
+            Memory that a worker process may use.
+
+        Raises
+        ------
+        PlanError
+            If a patch has less context than the model needs, or no block has
+            imagery.
+        MemoryPlanError
+            If a block is projected to need more than is allowed.
+        """
+        halo, margin = self.card.input.patch.halo, self.lattice.margin
+        if self.lattice.merge == "blend":
+            halo = None
+        if halo is not None and margin is not None and margin < halo:
+            assert self.inference.patch is not None
+            raise PlanError(
+                f"stride of {self.inference.stride} px leaves {margin} px of "
+                f"context around each core, `{self.card.name}` needs {halo} px: "
+                "seams would show; choose stride <= "
+                f"{self.inference.patch - 2 * halo}, or `merge: blend`"
+            )
+        if not len(self.numbers()):
+            outside = int((self.states == OUTSIDE).sum())
+            raise PlanError(
+                f"none of {len(self.grid)} blocks has imagery inside the area of "
+                f"interest ({outside} lie outside it, the others have no item); check "
+                "the grid's bounds, the AOI and the items' footprints"
+            )
+        need = self.memory().total
+        if allowed_bytes is not None and need > allowed_bytes:
+            raise MemoryPlanError(
+                f"a worker is projected to need {need / 1e9:.1f} GB, "
+                f"{allowed_bytes / 1e9:.1f} GB are allowed; choose a smaller "
+                f"`inference.block` than {self.grid.block_px} px, a smaller batch, "
+                "fewer blocks in flight, or give workers more memory"
+            )
+
+    def explain(
+        self,
+        *,
+        allowed_bytes: int | None = None,
+        mpx_per_s: float | None = None,
+        cost_per_hour: float | None = None,
+    ) -> str:
+        """Say what will be run, and what it will need.
+
+        Parameters
+        ----------
+        allowed_bytes : int, optional
+            Memory that a worker process may use.
+        mpx_per_s : float, optional
+            Measured speed of the whole cluster, in output megapixels per second.
+        cost_per_hour : float, optional
+            Price of the whole cluster per hour, in any currency.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
+        from geoscale.explain import describe_plan
+
+        return describe_plan(
+            self,
+            allowed_bytes=allowed_bytes,
+            mpx_per_s=mpx_per_s,
+            cost_per_hour=cost_per_hour,
+        )
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def to_dict(self) -> Json:
+        """Everything but the states, as JSON-able data."""
+        return {
+            "result_version": RESULT_VERSION,
+            "source": self.source,
+            "card": self.card.to_dict(),
+            "weights_sha256": self.weights_sha256,
+            "code_sha256": self.code_sha256,
+            "grid": {
+                "crs": str(self.geobox.crs),
+                "transform": list(self.geobox.affine)[:6],
+                "shape": list(self.shape),
+            },
+            "times": list(self.source_times),
+            "inference": self.inference.model_dump(mode="json"),
+            "output": self.output.model_dump(mode="json"),
+            "itemsize": self.itemsize,
+            "aoi": self.aoi,
+            "notes": list(self.notes),
+        }
+
+    def identity(self) -> Json:
+        """Split what decides the result into named parts.
+
+        Where two plans differ, the names say in what. Device, blocks in
+        flight, paths and notes decide nothing.
+        """
+        data = self.to_dict()
+        free = {"device", "in_flight"}
+        inference = {k: v for k, v in data["inference"].items() if k not in free}
+        return {
+            "result version": RESULT_VERSION,
+            "imagery": _digest(data["source"]),
+            "model card": self.card.hash(),
+            "weights": self.weights_sha256,
+            "model code": self.code_sha256,
+            "grid": data["grid"],
+            "times": _digest(data["times"]),
+            "inference": inference,
+            "output": data["output"],
+            "area of interest": _digest(self.aoi),
+            "empty blocks": hashlib.sha256(self.states.tobytes()).hexdigest(),
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """Name of the result: sha256 of its canonical identity."""
+        return _digest(self.identity())
+
+
+def make_geobox(grid: Json) -> GeoBox:
+    """Rebuild a geobox from ``{"crs", "transform", "shape"}``."""
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    return GeoBox(tuple(grid["shape"]), Affine(*grid["transform"]), grid["crs"])
+
+
+def _middle(grid: BlockGrid) -> Window:
+    """Core of a block with neighbours on all sides, where there is one."""
+    _, rows, columns = grid.counts
+    return grid.core(grid.number(0, rows // 2, columns // 2))
+
+
+def _digest(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
