@@ -22,10 +22,10 @@ _FACE = {
     "load_job": "geoscale.job",
     "predict": "geoscale.accessor",
     "open_output": "geoscale.sinks.layout",
-    "status": "geoscale.api",
-    "verify": "geoscale.api",
-    "repair": "geoscale.api",
-    "export": "geoscale.api",
+    "status": "geoscale.outputs",
+    "verify": "geoscale.outputs",
+    "repair": "geoscale.outputs",
+    "export": "geoscale.outputs",
     "connect": "geoscale.clusters",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
@@ -34,27 +34,39 @@ _FACE = {
     "GeoscaleError": "geoscale.errors",
 }
 
-__all__ = [*_FACE, "__version__"]
+__all__ = [
+    "GeoscaleError",
+    "InferencePlan",
+    "ModelCard",
+    "RunReport",
+    "__version__",
+    "connect",
+    "export",
+    "list_models",
+    "load_job",
+    "load_model",
+    "open_output",
+    "open_stack",
+    "plan",
+    "plan_job",
+    "predict",
+    "repair",
+    "run",
+    "run_job",
+    "status",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from geoscale.accessor import predict
-    from geoscale.api import (
-        export,
-        load_model,
-        plan,
-        plan_job,
-        repair,
-        run,
-        run_job,
-        status,
-        verify,
-    )
+    from geoscale.api import load_model, plan, plan_job, run, run_job
     from geoscale.card import ModelCard
     from geoscale.clusters import connect
     from geoscale.errors import GeoscaleError
     from geoscale.job import load_job
     from geoscale.launch import RunReport
     from geoscale.models import list_models
+    from geoscale.outputs import export, repair, status, verify
     from geoscale.plans import InferencePlan
     from geoscale.sinks.layout import open_output
     from geoscale.stacks import open_stack

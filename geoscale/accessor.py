@@ -79,8 +79,8 @@ def _to_dask(plan: InferencePlan, layer: str, trust_code: bool) -> Any:
     import dask.array as da
 
     spec = next(x for x in make_task(plan).layers if x.name == layer)
-    sizes = (1, plan.grid.block_px, plan.grid.block_px)
-    shape = (len(plan.times), *plan.shape)
+    sizes: tuple[int, ...] = (1, plan.grid.block_px, plan.grid.block_px)
+    shape: tuple[int, ...] = (len(plan.times), *plan.shape)
     if spec.classes:
         sizes, shape = (
             (1, spec.classes, *sizes[1:]),
@@ -179,7 +179,8 @@ def register() -> None:
     import xarray as xr
 
     if not hasattr(xr.DataArray, "geoscale"):
-        xr.register_dataarray_accessor("geoscale")(GeoscaleAccessor)
+        known: Any = xr.register_dataarray_accessor
+        known("geoscale")(GeoscaleAccessor)
 
 
 register()

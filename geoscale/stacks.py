@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from geoscale.card import ModelCard
 from geoscale.errors import JobError, StackError
@@ -23,7 +23,7 @@ def open_stack(
     *,
     bands: Sequence[str] | None = None,
     grid: Grid | Mapping[str, Any] | None = None,
-    engine: str = "odc",
+    engine: Literal["odc", "stackstac", "native"] = "odc",
     chunks: int = 2048,
     **settings: Any,
 ) -> xr.DataArray:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoscale.engine.block import Kernel, infer_block
-from geoscale.plan import Inference, Output
+from geoscale.plans import Inference, Output
 from geoscale.planner import make_plan
 from geoscale.preprocess import Preprocessor
 from geoscale.tasks.segmentation import Segmentation

@@ -18,7 +18,7 @@ from geoscale.blend import Accumulator, make_weights
 from geoscale.engine.failures import classify, describe
 from geoscale.errors import BlockError, CardError
 from geoscale.patches import Patch, reflect_index
-from geoscale.plan import BlockTask, InferencePlan
+from geoscale.plans import BlockTask, InferencePlan
 from geoscale.types import (
     Array,
     Bool,

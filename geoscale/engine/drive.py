@@ -7,7 +7,7 @@ the same command again goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,7 +16,7 @@ from geoscale.engine.failures import LOST, PROCESS, RUN
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
-from geoscale.plan import InferencePlan
+from geoscale.plans import InferencePlan
 from geoscale.types import Executor, Json, Outcome, Sink
 
 ATTEMPTS = 3
@@ -141,7 +141,7 @@ def _round(
     stream = executor.execute(todo, tries)
     # Closing the stream on any way out stops what has not begun.
     with closing(cast("Any", stream)):
-        for outcome in cast("Iterator[Outcome]", stream):
+        for outcome in stream:
             tally.note(outcome)
             journal.add(outcome)
             if not outcome.ok:

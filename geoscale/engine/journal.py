@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from geoscale.errors import OutputError
-from geoscale.plan import InferencePlan
+from geoscale.plans import InferencePlan
 from geoscale.plan_store import (
     load_plan,
     name_differences,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from geoscale.engine.journal import Ledger
-from geoscale.plan import InferencePlan
+from geoscale.plans import InferencePlan
 from geoscale.types import Sink
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoscale.bands import Band, common_name, guess_sensor, match_bands
-from geoscale.errors import CardError, ReadError, SourceError, StackError
+from geoscale.errors import ReadError, SourceError
 from geoscale.sources.axes import Planes, read_planes
 from geoscale.sources.calibration import (
     Calibration,
@@ -23,11 +22,8 @@ from geoscale.sources.calibration import (
     apply_gain,
     in_units,
 )
-from geoscale.sources.fields import Affine6, normalise_crs
 from geoscale.sources.hrefs import strip_signature
-from geoscale.sources.items import Asset
 from geoscale.sources.reading import Target
-from geoscale.sources.settings import Grid, Imagery
 from geoscale.types import Array, Json, Pixels
 from geoscale.windows import Window
 from geoscale.words import redact
@@ -112,7 +108,7 @@ class ArraySource:
         return "array"
 
     def planes(self) -> Planes:
-        """The arrays that are read."""
+        """Give the arrays that are read."""
         if self._given is None:
             raise AssertionError("an array source holds its array")
         return self._given
@@ -186,7 +182,7 @@ class ArraySource:
         return other
 
     def spec(self) -> Json:
-        """A token of the array; it cannot be rebuilt from that."""
+        """Give a token of the array; it cannot be rebuilt from that."""
         from dask.base import tokenize
 
         token = tokenize(self.planes().arrays, dataclasses.astuple(self.layout))
@@ -208,12 +204,12 @@ class ArraySource:
         )
 
     def _read_band(self, k: int, inside: Window, times: Sequence[int]) -> Array:
-        array, index = _locate(self.planes(), self.layout.picks[k])
+        array, index = locate(self.planes(), self.layout.picks[k])
         part = array.isel(
             band=index, y=slice(inside.y0, inside.y1), x=slice(inside.x0, inside.x1)
         )
-        steps = [self._compute(part.isel(time=t)) for t in times]
-        return np.stack(steps)
+        found = np.stack([self._compute(part.isel(time=t)) for t in times])
+        return found.view(unsigned_dtype(array))
 
     def _compute(self, part: Any) -> Array:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -222,7 +218,9 @@ class ArraySource:
                 return np.asarray(part.compute(scheduler="synchronous").values)
             except (OSError, ValueError, RuntimeError, KeyError) as err:
                 # a broken codec or key stays broken, a network may come back
-                passes = isinstance(err, OSError) and not isinstance(err, FileNotFoundError)
+                passes = isinstance(err, OSError) and not isinstance(
+                    err, FileNotFoundError
+                )
                 if attempt == _ATTEMPTS or not passes:
                     why = redact(f"{type(err).__name__}: {err}")[:300]
                     raise ReadError(f"cannot read {self.name}: {why}") from None
@@ -261,11 +259,13 @@ class ZarrSource(ArraySource):
         return redact(self.path)
 
     def planes(self) -> Planes:
-        """The store's arrays, opened on first use in each process."""
+        """Give the store's arrays, opened on first use in each process."""
         return self._opened
 
     @functools.cached_property
     def _opened(self) -> Planes:
+        from geoscale.sources.stores import open_store
+
         return read_planes(open_store(self.path), **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -284,123 +284,26 @@ class ZarrSource(ArraySource):
     @classmethod
     def from_spec(cls, spec: Json) -> ZarrSource:
         """Rebuild a source from its spec; the store is not opened yet."""
-        plain = {
+        plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in spec["layout"].items()
         }
-        grid = plain["target"]
+        grid = spec["layout"]["target"]
         plain["target"] = Target(
             grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])
         )
-        plain["calibration"] = Calibration(**plain["calibration"])
+        plain["calibration"] = Calibration(**spec["layout"]["calibration"])
         return cls(spec["path"], spec["options"], Layout(**plain))
 
 
-def open_store(path: str) -> Any:
-    """Open a Zarr store without dask and without changing its numbers.
-
-    Parameters
-    ----------
-    path : str
-        Path or URL.
-
-    Returns
-    -------
-    Dataset
-        Lazily indexed.
-
-    Raises
-    ------
-    SourceError
-        If there is no such store.
-    """
-    import xarray as xr
-
-    try:
-        return xr.open_dataset(path, engine="zarr", chunks=None, mask_and_scale=False)
-    except Exception as err:  # xarray, zarr and fsspec each have their own
-        raise SourceError(
-            f"cannot open Zarr store {redact(path)}: {type(err).__name__}: "
-            f"{redact(str(err))[:200]}"
-        ) from None
+def unsigned_dtype(array: Any) -> np.dtype[Any]:
+    """Dtype that an array's numbers mean; netCDF-3 has no unsigned integers."""
+    marked = str(array.attrs.get("_Unsigned", "")).lower() == "true"
+    dtype: np.dtype[Any] = np.dtype(array.dtype)
+    return np.dtype(f"u{dtype.itemsize}") if marked and dtype.kind == "i" else dtype
 
 
-def open_array(
-    imagery: Imagery,
-    grid: Grid,
-    *,
-    geobox: GeoBox | None = None,
-    bands: Sequence[str] | None = None,
-    sensor: str | None = None,
-) -> ArraySource:
-    """Open `imagery.zarr` or `imagery.array` as a source.
-
-    Parameters
-    ----------
-    imagery : Imagery
-        What to open.
-    grid : Grid
-        What part; CRS and resolution must be the array's own.
-    geobox : GeoBox, optional
-        What part, instead of `grid`.
-    bands : sequence of str, optional
-        Bands where `imagery.bands` names none; default all.
-    sensor : str, optional
-        Sensor whose band names `bands` uses.
-
-    Returns
-    -------
-    ArraySource or ZarrSource
-        The source.
-
-    Raises
-    ------
-    SourceError
-        If it cannot be opened, or lacks bands.
-    StackError
-        If its dims, CRS or grid do not serve.
-    """
-    options = {
-        "crs": imagery.crs,
-        "variable": imagery.variable,
-        "band_names": imagery.band_names,
-    }
-    held = imagery.array if imagery.zarr is None else open_store(imagery.zarr)
-    planes = read_planes(held, **options)
-    target, corner = _place(planes, grid, geobox)
-    names = tuple(imagery.bands or bands or planes.bands)
-    said = imagery.sensor or guess_sensor(imagery.zarr, str(getattr(held, "name", "")))
-    picks = _pick(names, planes, said, None if imagery.bands else sensor)
-    reading = imagery.reading()
-    found = [_describe(planes, pick, reading.source_nodata) for pick in picks]
-    layout = Layout(
-        target=target,
-        corner=corner,
-        size=planes.shape,
-        times=planes.times,
-        bands=names,
-        picks=picks,
-        dtype=np.result_type(*(one[0] for one in found)).name,
-        nodata=tuple(one[1] for one in found),
-        scales=tuple(one[2] for one in found),
-        offsets=tuple(one[3] for one in found),
-        calibration=reading.calibration,
-    )
-    if imagery.zarr is not None:
-        return ZarrSource(imagery.zarr, options, layout)
-    return ArraySource(planes, layout)
-
-
-def _pick(
-    names: Sequence[str], planes: Planes, own: str | None, asked: str | None
-) -> tuple[int, ...]:
-    offered = [Band(name, common_name(name, own), name) for name in planes.bands]
-    try:
-        return tuple(match_bands(names, offered, sensor=asked or own))
-    except CardError as err:
-        raise SourceError(str(err)) from None
-
-
-def _locate(planes: Planes, pick: int) -> tuple[Any, int]:
+def locate(planes: Planes, pick: int) -> tuple[Any, int]:
+    """Give the array that holds a band, and the band's number in it."""
     for array in planes.arrays:
         if pick < array.sizes["band"]:
             return array, pick
@@ -408,33 +311,14 @@ def _locate(planes: Planes, pick: int) -> tuple[Any, int]:
     raise AssertionError("a picked band is in one of the arrays")
 
 
-def _describe(
-    planes: Planes, pick: int, override: float | None
-) -> tuple[Any, str | None, float | None, float | None]:
-    """Dtype, nodata, scale and offset of one band."""
-    array, _ = _locate(planes, pick)
-    said = {**array.encoding, **array.attrs}
-    nodata = override
-    for key in ("_FillValue", "missing_value", "nodata", "_nodata", "nodatavals"):
-        if nodata is None and said.get(key) is not None:
-            nodata = float(np.ravel(said[key])[0])
-    # xarray has applied what it moved to the encoding; attrs are still to do
-    scale = array.attrs.get("scale_factor", array.attrs.get("scale"))
-    offset = array.attrs.get("add_offset", array.attrs.get("offset"))
-    return (
-        array.dtype,
-        None if nodata is None else str(nodata),
-        None if scale is None else float(np.ravel(scale)[0]),
-        None if offset is None else float(np.ravel(offset)[0]),
-    )
-
-
 def _gains(layout: Layout) -> list[Gain]:
     wanted = layout.calibration
     if wanted.units == "raw":
         return [(1.0, 0.0)] * len(layout.bands)
     gains, missing = [], []
-    for band, own, shift in zip(layout.bands, layout.scales, layout.offsets, strict=True):
+    for band, own, shift in zip(
+        layout.bands, layout.scales, layout.offsets, strict=True
+    ):
         scale = own if wanted.scale is None else wanted.scale
         offset = (shift or 0.0) if wanted.offset is None else wanted.offset
         if scale is None:
@@ -446,42 +330,3 @@ def _gains(layout: Layout) -> list[Gain]:
             "imagery.offset), or imagery.scale: 1 if the values are reflectance already"
         )
     return gains
-
-
-def _place(
-    planes: Planes, grid: Grid, geobox: GeoBox | None
-) -> tuple[Target, tuple[int, int]]:
-    """Grid of the stack, and where its corner lies in the array."""
-    from geoscale.sources.grid import choose_grid
-    from geoscale.sources.items import Item
-
-    if geobox is None:
-        if grid.crs != "native" and normalise_crs(grid.crs) != planes.crs:
-            raise StackError(
-                f"the array is in {planes.crs[:40]}, grid.crs is {grid.crs}; arrays are "
-                "not warped: use grid.crs: native, or reproject it first (odc.geo)"
-            )
-        asset = Asset(
-            href="", crs=planes.crs, transform=planes.transform, shape=planes.shape
-        )
-        item = Item(id="array", datetime=None, assets={"a": asset})
-        geobox = choose_grid([item], [[asset]], grid)
-    target = Target.from_geobox(geobox)
-    return target, _corner(planes.transform, planes.crs, target)
-
-
-def _corner(transform: Affine6, crs: str, target: Target) -> tuple[int, int]:
-    from affine import Affine
-
-    both = ~Affine(*transform) * Affine(*target.transform)
-    reach = max(target.shape)
-    drift = max(abs(both.a - 1), abs(both.e - 1), abs(both.b), abs(both.d)) * reach
-    column, row = round(both.c), round(both.f)
-    off = max(drift, abs(both.c - column), abs(both.f - row))
-    if crs != target.crs or off > _ALIGNED_PX:
-        raise StackError(
-            f"the grid ({target.crs[:40]}, {target.transform[0]:g}) is not the array's "
-            f"({crs[:40]}, {transform[0]:g}); arrays are not warped: choose "
-            "grid.crs: native without a resolution, or reproject it first (odc.geo)"
-        )
-    return row, column

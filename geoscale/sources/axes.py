@@ -83,9 +83,9 @@ def read_planes(
     import xarray as xr
 
     if isinstance(source, xr.DataArray):
-        chosen, context = [source], source
+        chosen: list[Any] = [source]
     elif isinstance(source, xr.Dataset):
-        chosen, context = _choose(source, variable), source
+        chosen = _choose(source, variable)
     else:
         raise StackError(
             f"a {type(source).__name__} is no xarray DataArray or Dataset; wrap it "
@@ -99,10 +99,10 @@ def read_planes(
                 f"variables `{first.name}` and `{array.name}` differ in shape; "
                 "list those of one grid in imagery.variable"
             )
-    found = _find_crs(chosen[0], context, crs)
+    found = _find_crs(chosen[0], source, crs)
     order, times = _order_times(first)
     transform, flips = _find_transform(first, chosen[0])
-    arrays = [array.isel(time=order, **flips) for array in arrays]
+    arrays = [array.isel({"time": order, **flips}) for array in arrays]
     names = _name_bands(arrays, isinstance(source, xr.Dataset), band_names)
     shape = (int(first.sizes["y"]), int(first.sizes["x"]))
     return Planes(tuple(arrays), names, times, found, transform, shape)
@@ -159,7 +159,9 @@ def _with_dims(array: xr.DataArray) -> xr.DataArray:
             array = array.drop_vars(dim, errors="ignore").expand_dims(dim)
             if dim == "time" and scalar is not None:
                 # .item() of a datetime64[ns] is a bare number of nanoseconds
-                stamp = np.datetime64(scalar, "ns") if isinstance(scalar, int) else scalar
+                stamp = (
+                    np.datetime64(scalar, "ns") if isinstance(scalar, int) else scalar
+                )
                 array = array.assign_coords(time=[stamp])
     return array.transpose("time", "band", "y", "x")
 
@@ -182,7 +184,9 @@ def _label(value: Any) -> str:
     if hasattr(value, "isoformat"):
         value = value.isoformat()
     if isinstance(value, int | np.integer | float | np.floating):
-        return NO_DATE if not 1900 <= value <= 2200 else f"{int(value):04d}-01-01T00:00:00"
+        return (
+            NO_DATE if not 1900 <= value <= 2200 else f"{int(value):04d}-01-01T00:00:00"
+        )
     return format_label(parse_datetime(str(value), "time coordinate"))
 
 
@@ -221,7 +225,9 @@ def _crs_of_variable(variable: Any) -> str | None:
             return None
     if found is None and variable.ndim == 0 and variable.dtype.kind in "iuUO":
         value = variable.values.item()
-        text = f"EPSG:{value}" if isinstance(value, int) and value > 1000 else str(value)
+        text = (
+            f"EPSG:{value}" if isinstance(value, int) and value > 1000 else str(value)
+        )
         found = normalise_crs(text) if text not in ("0", "") else None
     return found
 
@@ -250,7 +256,9 @@ def _find_transform(
         told = None if hint is None else (hint[0], hint[4])[k]
         step = _step(values, dim, told)
         first = float(values[0])
-        corner = _corner(first, step, None if hint is None else (hint[2], hint[5])[k], told)
+        corner = _corner(
+            first, step, None if hint is None else (hint[2], hint[5])[k], told
+        )
         if (step < 0) == (dim == "x"):
             flips[dim] = slice(None, None, -1)
             corner, step = corner + step * len(values), -step
@@ -280,7 +288,9 @@ def _step(values: Any, dim: str, told: float | None) -> float:
         return told
     step = float(values[-1] - values[0]) / (len(values) - 1)
     # float32 coordinates of fine grids wobble by a few per cent of a pixel
-    loose = max(1e-3, 4 * np.finfo(np.float32).eps * np.abs(values).max() / abs(step or 1))
+    loose = max(
+        1e-3, 4 * np.finfo(np.float32).eps * np.abs(values).max() / abs(step or 1)
+    )
     even = values[0] + step * np.arange(len(values))
     if step == 0 or np.abs(values - even).max() > loose * abs(step):
         raise StackError(
@@ -292,7 +302,9 @@ def _step(values: Any, dim: str, told: float | None) -> float:
     return step
 
 
-def _corner(first: float, step: float, origin: float | None, told: float | None) -> float:
+def _corner(
+    first: float, step: float, origin: float | None, told: float | None
+) -> float:
     """Outer edge of the first pixel: coordinates are centres, unless shown not."""
     if origin is None or told is None or not math.isclose(step, told, rel_tol=1e-6):
         return first - step / 2
@@ -308,7 +320,10 @@ def _corner(first: float, step: float, origin: float | None, told: float | None)
 
 
 def _transform_hint(array: xr.DataArray) -> Affine6 | None:
-    for holder in (array, *(array.coords[n] for n in _CRS_VARIABLES if n in array.coords)):
+    for holder in (
+        array,
+        *(array.coords[n] for n in _CRS_VARIABLES if n in array.coords),
+    ):
         text = holder.attrs.get("GeoTransform")
         if isinstance(text, str) and len(text.split()) == 6:
             c, a, b, f, d, e = (float(v) for v in text.split())
@@ -327,7 +342,11 @@ def _name_bands(
     names: list[str] = []
     for array in arrays:
         count = array.sizes["band"]
-        labels = array.coords["band"].values if "band" in array.coords else range(1, count + 1)
+        labels = (
+            array.coords["band"].values
+            if "band" in array.coords
+            else range(1, count + 1)
+        )
         if is_dataset and len(arrays) > 1 and count == 1:
             names.append(str(array.name))
         else:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from geoscale.bands import common_name, guess_sensor, normalise_sensor_name
 from geoscale.errors import ReadError, SourceError, StackError
 from geoscale.sources.fields import normalise_crs, parse_datetime
 from geoscale.sources.gdal import Handle, read_with_retries
 from geoscale.sources.hrefs import Access, strip_signature
 from geoscale.sources.items import Asset, Item
-from geoscale.bands import common_name, guess_sensor, normalise_sensor_name
 from geoscale.words import redact
 
 _DATE = re.compile(

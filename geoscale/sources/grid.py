@@ -140,7 +140,9 @@ def _asked_extent(grid: Grid, crs: str) -> Box | None:
     return bounds
 
 
-def _shared_lattice(finest: Sequence[Asset], resolution: float | None) -> Affine6 | None:
+def _shared_lattice(
+    finest: Sequence[Asset], resolution: float | None
+) -> Affine6 | None:
     """Transform that all finest assets are whole pixels away from, or None."""
     if not finest or finest[0].transform is None:
         return None
@@ -183,7 +185,9 @@ def _on_lattice(
         rows = [_floor((top - f) / e), _ceil((bottom - f) / e)]
     x0, y0 = min(columns), min(rows)
     return _make(
-        (max(rows) - y0, max(columns) - x0), (a, 0.0, c + x0 * a, 0.0, e, f + y0 * e), crs
+        (max(rows) - y0, max(columns) - x0),
+        (a, 0.0, c + x0 * a, 0.0, e, f + y0 * e),
+        crs,
     )
 
 

@@ -10,7 +10,8 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
+from datetime import datetime as DateTime
 from typing import Any
 
 from geoscale.bands import Band, common_name, guess_sensor
@@ -90,7 +91,7 @@ class Item:
         return guess_sensor(self.platform, self.collection, self.id)
 
     @property
-    def when(self) -> datetime:
+    def when(self) -> DateTime:
         """Time in UTC; 1970-01-01 where it is unknown."""
         text = self.datetime or NO_DATE
         return fields.parse_datetime(text, f"item {self.id}")
@@ -204,7 +205,7 @@ def _read_asset(
     where = f"item {raw['id']}, asset `{key}`"
     href = str(asset.get("href") or "")
     until = expiry(href)
-    if until is not None and until < datetime.now(UTC):
+    if until is not None and until < DateTime.now(UTC):
         raise SourceError(
             f"item {raw['id']} carries a signed URL that expired "
             f"{until:%Y-%m-%dT%H:%MZ}; save items with unsigned hrefs, or set "

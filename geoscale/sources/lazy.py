@@ -82,7 +82,9 @@ def lazy_valid(source: Source, chunks: int = 2048) -> xr.DataArray:
         bool (time, y, x), True where every band is usable.
     """
     shape = (len(source.times), *map(int, source.geobox.shape))
-    return _label(_map(source, _read_valid, shape, np.dtype(bool), chunks), source, None)
+    return _label(
+        _map(source, _read_valid, shape, np.dtype(bool), chunks), source, None
+    )
 
 
 def _map(
@@ -162,7 +164,7 @@ def _common_nodata(source: RasterSource) -> float | None:
     found = {asset.nodata for row in source.layout for asset in row}
     if len(found) > 1:
         raise SourceError(
-            f"assets have different nodata ({', '.join(map(str, sorted(found, key=str)))}); "
+            f"assets have different nodata: {', '.join(sorted(map(str, found)))}; "
             "use engine `native`, or set imagery.source_nodata"
         )
     return next(iter(found))
@@ -286,8 +288,8 @@ def _open_stackstac(source: RasterSource, nodata: float | None, chunks: int) -> 
     )
     if stack.shape[2:] != tuple(box.shape):
         raise SourceError(
-            f"stackstac made a grid of {stack.shape[2:]} pixels, not {tuple(box.shape)}; "
-            "use engine `odc`"
+            f"stackstac made a grid of {stack.shape[2:]} pixels, not "
+            f"{tuple(box.shape)}; use engine `odc`"
         )
     layers = [
         stackstac.mosaic(stack[list(step.members)], dim="time", nodata=fill).data

@@ -62,7 +62,7 @@ def open_source(
     """
     asked, where = parse_imagery(imagery), parse_grid(grid)
     if asked.zarr is not None or asked.array is not None:
-        from geoscale.sources.arrays import open_array
+        from geoscale.sources.stores import open_array
 
         return open_array(asked, where, geobox=geobox, bands=bands, sensor=sensor)
     items = find_items(asked, where)
@@ -182,8 +182,7 @@ def _all_bands(items: Sequence[Item]) -> list[str]:
     names = [
         name
         for name in shared
-        if items[0].assets[name].spectral
-        and all(name in item.assets for item in items)
+        if items[0].assets[name].spectral and all(name in item.assets for item in items)
     ]
     if not names:
         raise SourceError(

@@ -13,7 +13,13 @@ import numpy as np
 
 from geoscale.bands import common_name, match_bands
 from geoscale.errors import CardError, ReadError, SourceError
-from geoscale.sources.calibration import Calibration, Gain, Units, apply_gain, find_gains
+from geoscale.sources.calibration import (
+    Calibration,
+    Gain,
+    Units,
+    apply_gain,
+    find_gains,
+)
 from geoscale.sources.footprints import pixel_boxes
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item, sort_items

@@ -117,7 +117,7 @@ def read_bands(
     """
     href = request.assets[0].href
 
-    def read(handle: Handle) -> tuple[Array, Bool] | None:
+    def _read(handle: Handle) -> tuple[Array, Bool] | None:
         if "checked" not in handle.derived:
             _check(handle.dataset, request)
             handle.derived["checked"] = True
@@ -126,7 +126,7 @@ def read_bands(
             return _read_plain(handle.dataset, request, window, shift)
         return _read_warped(handle, request, window)
 
-    return read_with_retries(href, access, read)
+    return read_with_retries(href, access, _read)
 
 
 def _check(dataset: Any, request: Request) -> None:

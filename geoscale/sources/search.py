@@ -185,7 +185,7 @@ def _nothing_found(client: Any, asked: Mapping[str, Any]) -> str:
         others = {k: v for k, v in asked.items() if k not in ("datetime", "max_items")}
         try:
             found = next(client.search(**others, max_items=1).items_as_dicts(), None)
-        except Exception:  # noqa: BLE001  a hint is not worth a second error
+        except Exception:  # a hint is not worth a second error
             found = None
         if found is not None:
             when = (found.get("properties") or {}).get("datetime")
