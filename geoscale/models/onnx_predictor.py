@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from geoscale.errors import (
     WeightsError,
     require,
 )
+from geoscale.memory import allowed_cpus
+from geoscale.models.device import DeviceLostError
 from geoscale.models.scores import (
     activate,
     check_finite,
@@ -71,7 +72,7 @@ class OnnxPredictor:
             raise PlanError(f"batch {batch} is below 1")
         self._path, self._card, self._model_id = path, card, model_id
         self._providers = _pick_providers(device)
-        self._threads = threads or len(_allowed_cpus())
+        self._threads = threads or allowed_cpus()
         self._session = self._open()
         self._input, fixed = _check_input(self._session, card)
         _check_outputs(self._session, card)
@@ -163,6 +164,11 @@ class OnnxPredictor:
         try:
             out = self._session.run(None, {self._input: np.ascontiguousarray(part)})[0]
         except Exception as err:
+            if "CUDA failure" in str(err) and "out of memory" not in str(err):
+                raise DeviceLostError(
+                    f"{self.device_name} failed: {str(err).splitlines()[0]}; this "
+                    "process cannot use it any more and must be replaced"
+                ) from err
             raise BlockError(
                 f"ONNX Runtime failed on float32 {part.shape} (n, channel, y, x): "
                 f"{str(err).splitlines()[0]}",
@@ -242,9 +248,3 @@ def _check_outputs(session: Any, card: ModelCard) -> None:
             f"ONNX file of `{card.name}` gives {shape}, but the card lists {count} "
             "classes: (n, class, y, x); mend `output.classes`"
         )
-
-
-def _allowed_cpus() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))

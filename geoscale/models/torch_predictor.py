@@ -23,8 +23,15 @@ _LOG = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# how CPU allocators say that memory ran out; torch has no class for it
-_CPU_OOM = ("DefaultCPUAllocator", "alloc_cpu", "not enough memory")
+# how allocators beside torch's own CUDA one say that memory ran out
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "alloc_cpu",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class TorchPredictor:
@@ -222,14 +229,14 @@ class TorchPredictor:
                 scores: Float = out.cpu().numpy()
         except GeoscaleError:
             raise
-        except torch.AcceleratorError as err:
-            raise DeviceLostError(
-                f"{self.device_name} failed: {str(err).splitlines()[0]}; this process "
-                "cannot use it any more and must be replaced"
-            ) from err
         except Exception as err:
             if _is_out_of_memory(err):
                 raise
+            if isinstance(err, torch.AcceleratorError) or "CUDA error" in str(err):
+                raise DeviceLostError(
+                    f"{self._device} failed: {str(err).splitlines()[0]}; this process "
+                    "cannot use it any more and must be replaced"
+                ) from err
             raise BlockError(
                 f"the network failed on float32 {part.shape} (n, channel, y, x): {err}",
                 phase="predict",
@@ -276,5 +283,6 @@ def _is_out_of_memory(err: BaseException) -> bool:
     import torch
 
     return isinstance(err, torch.OutOfMemoryError) or (
-        isinstance(err, RuntimeError) and any(word in str(err) for word in _CPU_OOM)
+        isinstance(err, RuntimeError)
+        and any(word in str(err) for word in _OUT_OF_MEMORY)
     )

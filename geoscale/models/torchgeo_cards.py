@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, WeightsError
@@ -195,7 +196,7 @@ def fetch_torchgeo(href: str) -> Path:
     match = _HASH.search(path.name)
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{uuid4().hex}.part")
         try:
             fetch_file(url, part)
             check_first_bytes(part)

@@ -109,14 +109,23 @@ def test_parts_of_an_odd_batch_keep_one_shape(tiny_card: ModelCard) -> None:
     np.testing.assert_allclose(out, softmax(x), rtol=1e-5, atol=1e-7)
 
 
-def test_memory_of_a_cpu_that_ran_out_counts_too(tiny_card: ModelCard) -> None:
-    class Cpu(Pointwise):
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at alloc_cpu.cpp:117] err == 0",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_other_allocators_that_ran_out_count_too(
+    tiny_card: ModelCard, message: str
+) -> None:
+    class Other(Pointwise):
         def forward(self, x: Any) -> Any:
             if len(x) > 1:
-                raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0")
+                raise RuntimeError(message)
             return super().forward(x)
 
-    predictor = TorchPredictor(Cpu(), tiny_card, batch=2)
+    predictor = TorchPredictor(Other(), tiny_card, batch=2)
     predictor.predict(batch(2))
     assert predictor.part == 1
 
@@ -127,9 +136,12 @@ def test_one_patch_too_large_is_said_with_its_size(tiny_card: ModelCard) -> None
         predictor.predict(batch(4))
 
 
-def test_a_lost_device_asks_for_another_process(tiny_card: ModelCard) -> None:
+@pytest.mark.parametrize("kind", [torch.AcceleratorError, RuntimeError])
+def test_a_lost_device_asks_for_another_process(
+    tiny_card: ModelCard, kind: type[Exception]
+) -> None:
     def fail(out: Any) -> Any:
-        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        raise kind("CUDA error: unspecified launch failure")
 
     predictor = TorchPredictor(Pointwise(wrap=fail), tiny_card, batch=1)
     with pytest.raises(DeviceLostError, match="must be replaced") as info:
