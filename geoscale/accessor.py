@@ -168,7 +168,7 @@ class GeoscaleAccessor:
         from geoscale.sources.lazy import lazy_valid
         from geoscale.sources.opening import open_source
 
-        source = recall(self._stack)
+        _, source = recall(self._stack)
         if source is None:
             source = open_source({"array": self._stack})
         return lazy_valid(source)

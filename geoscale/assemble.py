@@ -99,6 +99,7 @@ def make_kernel(
         precision=chosen.precision,
         runtime=chosen.runtime,
         batch=chosen.batch,
+        per_block=plan.patches_per_block(),
         patch=max(plan.lattice.patch_shape),
         threads=threads,
         trust_code=trust_code,

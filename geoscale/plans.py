@@ -324,6 +324,10 @@ class InferencePlan:
     def __str__(self) -> str:
         return self.explain()
 
+    def patches_per_block(self) -> int:
+        """Count the patches of a block with neighbours on all sides."""
+        return self.lattice.count_touching(_middle(self.grid))
+
     def to_dict(self) -> Json:
         """Everything but the states, as JSON-able data."""
         return {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from geoscale.card import ModelCard
 from geoscale.errors import JobError, StackError
 from geoscale.sources.opening import open_source
+from geoscale.sources.raster import RasterSource
 from geoscale.sources.settings import Grid, Imagery, parse_imagery
 from geoscale.storage import Folder
 from geoscale.types import Source
@@ -64,9 +65,12 @@ def open_stack(
     """
     from geoscale.sources.lazy import lazy_stack
 
-    source = open_source(as_imagery(imagery, settings), grid=grid, bands=bands)
+    asked = as_imagery(imagery, settings)
+    source = open_source(asked, grid=grid, bands=bands)
     stack = lazy_stack(source, engine=engine, chunks=chunks)
-    remember(stack, source)
+    # Encoding is dropped by every computation; the name of the dask array tells
+    # whether the stack was cut or changed since.
+    stack.encoding["geoscale"] = (stack.data.name, asked, source)
     return stack
 
 
@@ -94,36 +98,67 @@ def as_imagery(imagery: Any, settings: Mapping[str, Any] | None = None) -> Image
 
 
 def as_source(stack: Any, card: ModelCard) -> Source:
-    """Give a stack as a source of the card's bands in the card's units."""
-    source = recall(stack)
-    if source is None and isinstance(stack, Source):
-        source = stack
-    if source is None:
-        if not hasattr(stack, "dims"):
-            raise StackError(
-                f"a stack is an xarray object with dims y and x, not "
-                f"{type(stack).__name__}; open it with geoscale.open_stack"
-            )
-        source = open_source(parse_imagery({"array": stack}))
-    if hasattr(source, "select"):
-        source = source.select(card.input.bands, card.input.sensor)
-        source = source.calibrated(card.input.units, card.input.multiply)
-    return source
+    """Give a stack as a source of the card's bands in the card's units.
 
+    Parameters
+    ----------
+    stack : xarray.DataArray, xarray.Dataset or Source
+        From `open_stack`, or any array with dims y and x and a CRS. A source is
+        taken as it is.
+    card : ModelCard
+        The model.
 
-def remember(stack: xr.DataArray, source: Source) -> None:
-    """Note on a lazy stack what it was opened from.
+    Returns
+    -------
+    Source
+        What `open_stack` read from, as long as the stack was not changed since;
+        else the array itself.
 
-    Encoding is dropped by every computation; the name of the dask array tells
-    whether the stack was cut or changed since.
+    Raises
+    ------
+    StackError
+        If it is neither.
     """
-    stack.encoding["geoscale_source"] = (stack.data.name, source)
+    wanted, sensor = card.input.bands, card.input.sensor
+    asked, source = recall(stack)
+    if isinstance(source, RasterSource):
+        source = RasterSource(
+            source.items, wanted, source.geobox, reading=source.reading, sensor=sensor
+        )
+    elif asked is not None:
+        geobox = source.geobox
+        source = open_source(asked, geobox=geobox, bands=wanted, sensor=sensor)
+    elif hasattr(stack, "dims"):
+        given = parse_imagery({"array": stack})
+        source = open_source(given, bands=wanted, sensor=sensor)
+    elif isinstance(stack, Source):
+        return stack
+    else:
+        raise StackError(
+            f"a stack is an xarray object with dims y and x, not "
+            f"{type(stack).__name__}; open it with geoscale.open_stack"
+        )
+    found: Source = source.calibrated(card.input.units, card.input.multiply)
+    return found
 
 
-def recall(stack: Any) -> Any:
-    """Source of an unchanged stack from `open_stack`, else None."""
-    name, source = getattr(stack, "encoding", {}).get("geoscale_source", (None, None))
-    return source if name is not None and stack.data.name == name else None
+def recall(stack: Any) -> tuple[Imagery | None, Any]:
+    """Give what an unchanged stack from `open_stack` was opened from.
+
+    Parameters
+    ----------
+    stack : object
+        Anything.
+
+    Returns
+    -------
+    tuple
+        Settings and source; None twice for any other object.
+    """
+    found = getattr(stack, "encoding", {}).get("geoscale", (None, None, None))
+    name, asked, source = found
+    same = name is not None and getattr(stack.data, "name", None) == name
+    return (asked, source) if same else (None, None)
 
 
 def _origin(text: str) -> str:

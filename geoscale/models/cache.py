@@ -53,6 +53,9 @@ class ModelSettings:
     """``auto``: ONNX Runtime for ONNX files, else torch."""
     batch: int | Literal["auto"] = "auto"
     """Patches per call."""
+    per_block: int | None = None
+    """Patches of a usual block: ``auto`` batches share them evenly, since the last
+    batch of a block is filled up."""
     patch: int | None = None
     """Patch size that will be run, in px; default: the card's."""
     threads: int | None = None
@@ -169,6 +172,14 @@ def pick_batch(patch: int, device: str) -> int:
     return int(min(_MAX_BATCH, 2 ** max(0, fits.bit_length() - 1)))
 
 
+def _even_batch(settings: ModelSettings, patch: int, device: str) -> int:
+    """Largest batch that fits, lowered so that a block's last one is full too."""
+    most = pick_batch(patch, device)
+    if settings.per_block is None:
+        return most
+    return -(-settings.per_block // -(-settings.per_block // most))
+
+
 def handshake() -> Json:
     """Versions that must agree between the driver and its workers.
 
@@ -224,7 +235,7 @@ def _load_torch(
     predictor = TorchPredictor(
         build_module(card, path, trust_code=settings.trust_code),
         card,
-        batch=pick_batch(patch, device) if batch == "auto" else batch,
+        batch=_even_batch(settings, patch, device) if batch == "auto" else batch,
         device=device,
         precision=settings.precision,
         model_id=sha256,
@@ -252,7 +263,9 @@ def _load_onnx(
     return OnnxPredictor(
         path,
         card,
-        batch=pick_batch(card.input.patch.size, device) if batch == "auto" else batch,
+        batch=_even_batch(settings, card.input.patch.size, device)
+        if batch == "auto"
+        else batch,
         device=settings.device,
         threads=settings.threads,
         model_id=sha256,
