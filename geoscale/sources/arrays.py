@@ -20,6 +20,7 @@ from geoscale.sources.calibration import (
     Gain,
     Units,
     apply_gain,
+    holds_classes,
     in_units,
 )
 from geoscale.sources.hrefs import strip_signature
@@ -314,11 +315,14 @@ def locate(planes: Planes, pick: int) -> tuple[Any, int]:
 def _gains(layout: Layout) -> list[Gain]:
     wanted = layout.calibration
     if wanted.units == "raw":
-        return [(1.0, 0.0)] * len(layout.bands)
+        return [in_units(1.0, 0.0, wanted)] * len(layout.bands)
     gains, missing = [], []
     for band, own, shift in zip(
         layout.bands, layout.scales, layout.offsets, strict=True
     ):
+        if holds_classes(band):
+            gains.append((1.0, 0.0))
+            continue
         scale = own if wanted.scale is None else wanted.scale
         offset = (shift or 0.0) if wanted.offset is None else wanted.offset
         if scale is None:

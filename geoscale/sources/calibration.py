@@ -7,6 +7,7 @@ silent. What is not known is refused, never guessed.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from geoscale.types import Array
 Units = Literal["raw", "reflectance"]
 Gain = tuple[float, float]
 
+_CLASSES = re.compile(r"^(scl|qa|fmask|udm|mask|label|class|lulc|pixel_qa)", re.I)
 S2_SCALE = 1e-4
 S2_OFFSET = -0.1
 """Added to reflectance from baseline 04.00 on (25 January 2022)."""
@@ -40,6 +42,17 @@ class Calibration:
     """Overrides the metadata."""
     harmonize: str | None = None
     """``s2-boa``: derive Sentinel-2's offset from the baseline."""
+
+
+def holds_classes(band: str) -> bool:
+    """Whether a band, by its name, holds classes or flags, not measurements.
+
+    Examples
+    --------
+    >>> holds_classes("scl"), holds_classes("red")
+    (True, False)
+    """
+    return bool(_CLASSES.match(band))
 
 
 def find_gains(
@@ -64,7 +77,8 @@ def find_gains(
     Returns
     -------
     list of list of tuple
-        (factor, offset) as float64: result = stored * factor + offset.
+        (factor, offset) as float64: result = stored * factor + offset;
+        (1, 0) for bands of classes.
 
     Raises
     ------
@@ -73,14 +87,17 @@ def find_gains(
     """
     if calibration.units == "raw" and calibration.harmonize is None:
         _refuse_mixed(items, layout, calibration)
-        return [[(1.0, 0.0) for _ in row] for row in layout]
+        return [[in_units(1.0, 0.0, calibration) for _ in row] for row in layout]
     missing: Counter[str] = Counter()
     gains = []
     for item, row in zip(items, layout, strict=True):
         found = []
         for band, asset in zip(bands, row, strict=True):
+            if holds_classes(band):
+                found.append((1.0, 0.0))
+                continue
             scale, offset = scale_and_offset(item, asset, calibration)
-            if scale is None:
+            if scale is None and calibration.units == "reflectance":
                 missing[band] += 1
             found.append(in_units(scale or 1.0, offset, calibration))
         gains.append(found)
@@ -132,8 +149,13 @@ def scale_and_offset(
                 f"item {item.id} states no processing baseline, so its offset is not "
                 "known; set imagery.offset, or drop the item"
             )
-        # the harmonised number is stored + offset/scale, whatever is wanted out
         return scale or S2_SCALE, S2_OFFSET if item.baseline >= "04.00" else 0.0
+    if calibration.units == "reflectance" and (item.baseline or "") >= "04.00":
+        raise SourceError(
+            f"item {item.id} has baseline {item.baseline} and does not say whether the "
+            f'offset {S2_OFFSET:g} is applied; set imagery.harmonize="s2-boa" if it is '
+            "not, or imagery.offset: 0 if it is"
+        )
     return scale, 0.0
 
 

@@ -176,8 +176,13 @@ def _asset(
 
 
 def _read_header(path: str, access: Access) -> dict[str, Any]:
+    from rasterio.errors import NotGeoreferencedWarning
+
     try:
-        header = read_with_retries(path, access, _header)
+        with warnings.catch_warnings():
+            # said below as an error, with what to do
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            header = read_with_retries(path, access, _header)
     except ReadError as err:
         raise SourceError(
             f"{err}; geoscale reads GeoTIFF, COG, JPEG 2000 and ENVI files"
@@ -199,7 +204,7 @@ def _read_header(path: str, access: Access) -> dict[str, Any]:
         )
     elif rows * columns > LARGE_STRIP_PX:
         warnings.warn(
-            f"{where} is stored as one strip of {rows} x {columns} pixels, read whole "
+            f"{where} is stored as one block of {rows} x {columns} pixels, read whole "
             "for every block; convert it with gdal_translate -of COG",
             stacklevel=4,
         )

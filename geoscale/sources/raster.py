@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from geoscale.sources.calibration import (
     Units,
     apply_gain,
     find_gains,
+    holds_classes,
 )
 from geoscale.sources.footprints import pixel_boxes
 from geoscale.sources.hrefs import Access
@@ -31,8 +31,6 @@ from geoscale.words import redact, suggest
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
-
-_CLASSES = re.compile(r"^(scl|qa|fmask|udm|mask|label|class|lulc|pixel_qa)", re.I)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,7 +381,7 @@ def _resamplings(
     found = []
     for band in bands:
         name = wanted if isinstance(wanted, str) else (wanted or {}).get(band)
-        name = name or ("nearest" if _CLASSES.match(band) else "bilinear")
+        name = name or ("nearest" if holds_classes(band) else "bilinear")
         if name not in RESAMPLINGS:
             raise SourceError(
                 f"resampling `{name}` is not known{suggest(name, RESAMPLINGS)}; "

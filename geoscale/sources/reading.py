@@ -279,9 +279,12 @@ def _open_warp(dataset: Any, request: Request) -> Any:
     target = request.target
     nodata = _warp_nodata(dataset, request)
     if nodata is not None:
-        how = {"src_nodata": nodata, "nodata": nodata}
+        how: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
     else:
-        how = {} if _alpha_band(dataset) is not None else {"add_alpha": True}
+        # None said aloud: else rasterio takes the file's own nodata
+        how = {"src_nodata": None, "nodata": None}
+        if _alpha_band(dataset) is None:
+            how["add_alpha"] = True
     x_scale, y_scale = _scales(dataset, target)
     return WarpedVRT(
         dataset,
