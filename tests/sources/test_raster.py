@@ -79,7 +79,9 @@ def test_cuts_do_not_change_warped_reads(
 def check_any_window(source: RasterSource, data: st.DataObject) -> None:
     rows, columns = map(int, source.geobox.shape)
     y0, y1 = sorted(data.draw(st.lists(st.integers(0, rows), min_size=2, max_size=2)))
-    x0, x1 = sorted(data.draw(st.lists(st.integers(0, columns), min_size=2, max_size=2)))
+    x0, x1 = sorted(
+        data.draw(st.lists(st.integers(0, columns), min_size=2, max_size=2))
+    )
     window = Window(y0, x0, max(y1, y0 + 1), max(x1, x0 + 1)).clip((rows, columns))
     if window.is_empty:
         return
@@ -130,8 +132,12 @@ def test_two_zones_need_a_crs_and_then_meet(write_tif: Any, data_dir: Path) -> N
     source = open_source({"files": files, "resampling": "nearest"}, grid=grid)
     assert len(source.times) == 1
     both = read_all(source)
-    first = open_source({"files": files[1], "resampling": "nearest"}, geobox=source.geobox)
-    second = open_source({"files": files[0], "resampling": "nearest"}, geobox=source.geobox)
+    first = open_source(
+        {"files": files[1], "resampling": "nearest"}, geobox=source.geobox
+    )
+    second = open_source(
+        {"files": files[0], "resampling": "nearest"}, geobox=source.geobox
+    )
     a, b = read_all(first), read_all(second)
     # EPSG:32632 sorts first by id, so it wins where both are valid
     assert (both.valid == (a.valid | b.valid)).all()
@@ -175,9 +181,7 @@ def test_without_nodata_the_file_is_valid_and_outside_is_not(write_tif: Any) -> 
     name = write_tif("a.tif", np.zeros((64, 64), "uint8"))
     inside = read_all(open_source({"files": name}))
     assert inside.valid.all()
-    around = open_source(
-        {"files": name}, grid={"crs": "EPSG:32633", "resolution": 10}
-    )
+    around = open_source({"files": name}, grid={"crs": "EPSG:32633", "resolution": 10})
     got = read_all(around)
     assert 0.5 < got.valid.mean() < 0.99
     overridden = open_source({"files": name, "source_nodata": 0})
@@ -284,7 +288,11 @@ def test_groups_of_time(write_tif: Any) -> None:
 
 def test_covers_never_misses_what_is_valid(write_tif: Any) -> None:
     name = write_tif("a.tif", np.full((100, 90), 5, "uint8"))
-    grid = {"crs": "EPSG:32633", "resolution": 30, "bounds": (100000, 4900000, 250000, 5050000)}
+    grid = {
+        "crs": "EPSG:32633",
+        "resolution": 30,
+        "bounds": (100000, 4900000, 250000, 5050000),
+    }
     source = open_source({"files": name}, grid=grid)
     valid = read_all(source).valid[0]
     assert valid.any()
@@ -326,9 +334,7 @@ def test_file_that_contradicts_its_item_is_refused(write_tif: Any) -> None:
 
 
 def test_missing_bands_are_a_table(write_tif: Any) -> None:
-    names = [
-        write_tif(f"{k}.tif", np.ones((1 + k, 64, 64), "uint8")) for k in range(3)
-    ]
+    names = [write_tif(f"{k}.tif", np.ones((1 + k, 64, 64), "uint8")) for k in range(3)]
     with pytest.raises(SourceError, match=r"1 of 3 items lack `B2`: 0\n"):
         open_source({"files": names}, bands=["B1", "B2"])
 
@@ -348,9 +354,12 @@ def test_unknown_resampling_is_suggested(write_tif: Any) -> None:
 
 def test_no_georeferencing_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "plain.tif"
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(
-        path, "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8"
-    ) as file:
+    with (
+        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
+        rasterio.open(
+            path, "w", driver="GTiff", count=1, height=8, width=8, dtype="uint8"
+        ) as file,
+    ):
         file.write(np.ones((1, 8, 8), "uint8"))
     with pytest.raises(StackError, match="has no georeferencing"):
         open_source({"files": str(path)})
