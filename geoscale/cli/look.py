@@ -1,0 +1,133 @@
+"""Commands that look and check: status, verify, view, doctor, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geoscale.cli.models import AsJson
+from geoscale.cli.say import say, say_json, style
+from geoscale.cli.work import Cluster, OutArg
+
+
+def status(output: OutArg, as_json: AsJson = False) -> None:
+    """Say where a run stands; exit code 0 if complete, else 3."""
+    from geoscale import outputs
+
+    found = outputs.status(output)
+    if as_json:
+        say_json(found)
+    else:
+        say("\n".join(_describe_status(found)))
+    raise typer.Exit(0 if found["complete"] else 3)
+
+
+def verify(output: OutArg, as_json: AsJson = False) -> None:
+    """Compare every stored byte with what was written.
+
+    Exit code 0 if sound, 3 if blocks are missing, 4 if any is damaged.
+    """
+    from geoscale import outputs
+
+    found = outputs.verify(output)
+    damaged = [
+        {"block": d.block, "key": d.key, "reason": d.reason} for d in found.damaged
+    ]
+    if as_json:
+        say_json(
+            {
+                "sound": found.is_sound,
+                "checked": found.checked,
+                "damaged": damaged,
+                "missing": found.missing,
+            }
+        )
+    else:
+        word = style("sound", fg="green") if found.is_sound else "NOT sound"
+        say(f"{word}: {found.checked:,} stored objects compared")
+        for damage in damaged[:20]:
+            say(f"  {damage['reason']}: {damage['key']}")
+        if len(damaged) > 20:
+            say(f"  … and {len(damaged) - 20:,} more")
+        if found.missing:
+            say(f"  {len(found.missing):,} blocks missing: run the job again")
+        if damaged:
+            say(f"mend it with:  geoscale repair {output}")
+    raise typer.Exit(0 if found.is_sound else 4 if damaged else 3)
+
+
+def view(
+    output: OutArg,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="The page; default: beside the output."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page that shows a finished map, and print its path."""
+    from geoscale.report import write_report
+
+    page = write_report(output, to)
+    if as_json:
+        say_json({"page": str(page)})
+    else:
+        say(page)
+
+
+def doctor(
+    cluster: Cluster = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Also try to write here.", metavar="OUT"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, and the workers of a cluster; say how to mend what is wrong.
+
+    Exit code 0 if nothing is wrong, else 2.
+    """
+    from geoscale.doctor import examine
+
+    findings = list(examine(cluster=cluster, output=output))
+    bad = [finding for finding in findings if finding.level == "wrong"]
+    if as_json:
+        import dataclasses
+
+        say_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        colors = {"ok": "green", "note": "yellow", "wrong": "red"}
+        for one in findings:
+            say(
+                f"{style(f'{one.level:<6}', fg=colors[one.level])}{one.name:<14}{one.found}"
+            )
+            if one.fix:
+                say(f"{'':<20}-> {one.fix}")
+        say(f"\n{len(bad)} wrong" if bad else "\nnothing wrong")
+    raise typer.Exit(2 if bad else 0)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the job file, for editors."""
+    from geoscale.job import Job
+
+    found = Job.model_json_schema()
+    say_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **found})
+
+
+def _describe_status(found: dict[str, Any]) -> list[str]:
+    word = "complete and verified" if found["complete"] else "NOT complete"
+    lines = [
+        f"{word}: {found['output']}",
+        f"  model   {found['model']}",
+        f"  plan    {found['plan_hash'][:12]}",
+        f"  blocks  {found['done']:,} of {found['blocks']:,} done, begun "
+        f"{found['runs']} time{'s' if found['runs'] != 1 else ''}",
+    ]
+    lines += [
+        f"  failed  {name}: {why['error']}" for name, why in found["failed"].items()
+    ]
+    if not found["complete"]:
+        lines.append("go on with the same `geoscale run`")
+    return lines

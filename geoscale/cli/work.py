@@ -1,0 +1,248 @@
+"""Commands that make a map: demo, plan, run, repair, export."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geoscale.cli.interrupt import interruptible
+from geoscale.cli.models import AsJson
+from geoscale.cli.progress import format_seconds, show_progress
+from geoscale.cli.say import say, say_json
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from geoscale.launch import RunReport
+    from geoscale.plans import InferencePlan
+
+JobFile = Annotated[Path, typer.Argument(help="Job file, YAML.", metavar="JOB")]
+OutArg = Annotated[str, typer.Argument(help="Output of a run.", metavar="OUT")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        help="Profile (YAML), scheduler address, or number of local workers.",
+        metavar="FILE|URL|N",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-w", help="Local worker processes.", min=1),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="Allow Python code that the model's card brings along."
+    ),
+]
+
+
+def demo(
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder for all that the demo makes.")
+    ] = Path("geoscale-demo"),
+    size: Annotated[
+        int, typer.Option("--size", help="Height and width of the imagery, in px.")
+    ] = 2000,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", help="Local worker processes.", min=1)
+    ] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Make a land-cover map of real imagery, from scenes to a page; no network."""
+    from geoscale.demo import run_demo
+
+    again = f"interrupted; `geoscale demo --to {to}` goes on"
+    with interruptible(again), show_progress(err=as_json) as progress:
+        made = run_demo(
+            to,
+            size=size,
+            workers=workers,
+            say=lambda line: say(line, err=as_json),
+            progress=progress,
+        )
+    assert made.report is not None
+    if as_json:
+        say_json(dataclasses.asdict(made))
+    else:
+        say(f"\n{made.report}\n")
+        for word, path in made.paths().items():
+            say(f"  {word:<9}{path}")
+        spent = ", ".join(f"{k} {format_seconds(v)}" for k, v in made.seconds.items())
+        say(f"\n{format_seconds(sum(made.seconds.values()))} in all ({spent})")
+    raise typer.Exit(made.report.exit_code)
+
+
+def plan(
+    job: JobFile,
+    mpx_per_s: Annotated[
+        float | None,
+        typer.Option(help="Speed of the cluster, output Mpx/s: gives the time."),
+    ] = None,
+    cost_per_hour: Annotated[
+        float | None,
+        typer.Option(help="Price of the cluster per hour: gives the cost."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a job and say what it will read, run and write; reads no pixel."""
+    from geoscale.launch import allowed_worker_bytes
+
+    made, output = _plan(job)
+    allowed = allowed_worker_bytes(None)
+    if as_json:
+        say_json(_plan_data(made, output))
+        return
+    say(
+        made.explain(
+            allowed_bytes=allowed, mpx_per_s=mpx_per_s, cost_per_hour=cost_per_hour
+        )
+    )
+    say(f"  output   {output}")
+    made.validate(allowed_bytes=allowed)
+
+
+def run(
+    job: JobFile,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Only part I of N, from 0: a job array without Dask.", metavar="I/N"
+        ),
+    ] = None,
+    trust_code: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job, or go on where it stopped: the same command does both.
+
+    Without --cluster the blocks run in this process.
+    """
+    from geoscale import api
+
+    part = _parse_shard(shard)
+    with interruptible("interrupted; the same command goes on where this one stopped"):
+        made, output = _plan(job)
+        say(made, err=as_json)
+        say(f"  output   {output}\n", err=as_json)
+        with (
+            _connect(cluster, workers, made.inference.in_flight) as client,
+            show_progress(err=as_json) as progress,
+        ):
+            report = api.run(
+                made,
+                output,
+                client=client,
+                shard=part,
+                trust_code=trust_code,
+                progress=progress,
+            )
+    _end(report, as_json)
+
+
+def repair(
+    output: OutArg,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    trust_code: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make damaged and missing blocks again, and only these."""
+    from geoscale import outputs
+
+    with (
+        interruptible("interrupted; the same command goes on where this one stopped"),
+        _connect(cluster, workers, 2) as client,
+    ):
+        report = outputs.repair(output, client=client, trust_code=trust_code)
+    _end(report, as_json)
+
+
+def export(
+    output: OutArg,
+    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", help="Layer to write; may be repeated."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue."""
+    from geoscale import outputs
+
+    paths = outputs.export(output, to, layers=tuple(layer or ("classes",)))
+    if as_json:
+        say_json({"files": [str(path) for path in paths]})
+    else:
+        say("\n".join(str(path) for path in paths))
+
+
+def _plan(job: Path) -> tuple[InferencePlan, str]:
+    from geoscale import api
+
+    loaded = api.load_job(job)
+    return api.plan_job(loaded), loaded.output.to
+
+
+def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
+    """What a program may want to know of a plan."""
+    data = made.to_dict()
+    return {
+        "hash": made.hash,
+        "output": output,
+        "blocks": len(made.numbers()),
+        "blocks_in_all": len(made.grid),
+        "patches": made.count_patches(),
+        "recompute": round(made.recompute(), 4),
+        "memory_bytes": dataclasses.asdict(made.memory()),
+        **{key: data[key] for key in ("grid", "times", "inference", "notes")},
+        "layers": list(made.output.layers),
+        "model": made.card.name,
+        "weights_sha256": made.weights_sha256,
+    }
+
+
+def _connect(
+    cluster: str | None, workers: int | None, threads: int
+) -> AbstractContextManager[Client | None]:
+    """Start or join what was asked for; nothing asked for is this process."""
+    if cluster is None and workers is None:
+        return nullcontext()
+    from geoscale.clusters import LocalProfile, connect, load_profile
+    from geoscale.errors import JobError
+
+    profile = load_profile(workers if cluster is None else cluster)
+    if cluster is not None and workers is not None:
+        if not isinstance(profile, LocalProfile):
+            raise JobError(
+                f"--workers {workers} is for local clusters; {cluster} is none: "
+                "leave one of them out"
+            )
+        profile = profile.model_copy(update={"workers": workers})
+    return connect(profile.model_dump(), threads=threads)
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    from geoscale.errors import JobError
+
+    index, slash, parts = text.partition("/")
+    if not (slash and index.isdigit() and parts.isdigit()):
+        raise JobError(f"--shard {text}: write I/N, such as 0/8 for the first of eight")
+    return int(index), int(parts)
+
+
+def _end(report: RunReport, as_json: bool) -> None:
+    if as_json:
+        say_json({**dataclasses.asdict(report), "exit_code": report.exit_code})
+    else:
+        say(f"\n{report}")
+    raise typer.Exit(report.exit_code)

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def examine(cluster=None, output=None):
+    return []
