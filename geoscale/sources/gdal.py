@@ -212,7 +212,9 @@ def envi_header(path: str) -> str | None:
     return None
 
 
-def read_with_retries(href: str, access: Access, read: Callable[[Handle], T]) -> T:
+def read_with_retries(
+    href: str, access: Access, read: Callable[[Handle], T], *, first: int = 1
+) -> T:
     """Run a read on this thread's handle of a file; retry what may pass.
 
     Parameters
@@ -223,6 +225,8 @@ def read_with_retries(href: str, access: Access, read: Callable[[Handle], T]) ->
         What is allowed, how to sign, how often to try.
     read : callable
         Takes a `Handle`, returns pixels; called again after a failure.
+    first : int
+        Number of the first attempt; from 2 on, caches are not believed.
 
     Returns
     -------
@@ -240,7 +244,8 @@ def read_with_retries(href: str, access: Access, read: Callable[[Handle], T]) ->
 
     path = to_gdal_path(href, access)
     key = (href, access)
-    for attempt in range(1, access.attempts + 1):
+    last = access.attempts + first - 1
+    for attempt in range(first, last + 1):
         try:
             with gdal_env(path, attempt):
                 COUNTS.add("reads")
@@ -248,7 +253,7 @@ def read_with_retries(href: str, access: Access, read: Callable[[Handle], T]) ->
         except (RasterioError, OSError, _cpl_error()) as err:
             drop_handle(key)
             why = explain(err)
-            if attempt == access.attempts or not is_transient(why, path, attempt):
+            if attempt == last or not is_transient(why, path, attempt):
                 raise ReadError(
                     f"cannot read {redact(href)} after {attempt} "
                     f"{'try' if attempt == 1 else 'tries'}: {redact(why)}"

@@ -50,6 +50,8 @@ def lazy_stack(
     SourceError
         If the engine cannot read this source.
     """
+    if engine not in ("native", "odc", "stackstac"):
+        raise SourceError(f"engine `{engine}` is not native, odc or stackstac")
     if isinstance(source, RasterSource) and engine != "native":
         if not source.is_identity:
             raise SourceError(
@@ -59,8 +61,6 @@ def lazy_stack(
         nodata = _common_nodata(source)
         open_lazily = _open_odc if engine == "odc" else _open_stackstac
         return _label(open_lazily(source, nodata, chunks), source, nodata)
-    if engine not in ("native", "odc", "stackstac"):
-        raise SourceError(f"engine `{engine}` is not native, odc or stackstac")
     shape = (len(source.times), len(source.bands), *map(int, source.geobox.shape))
     array = _map(source, _read_data, shape, source.dtype, chunks)
     return _label(array, source, None)
@@ -292,7 +292,10 @@ def _open_stackstac(source: RasterSource, nodata: float | None, chunks: int) -> 
             f"{tuple(box.shape)}; use engine `odc`"
         )
     layers = [
-        stackstac.mosaic(stack[list(step.members)], dim="time", nodata=fill).data
+        # reverse: of two items the first lies on top, as everywhere else here
+        stackstac.mosaic(
+            stack[list(step.members)], dim="time", reverse=True, nodata=fill
+        ).data
         if len(step.members) > 1
         else stack[step.members[0]].data
         for step in source.steps

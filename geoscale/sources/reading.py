@@ -15,7 +15,7 @@ import numpy as np
 
 from geoscale.errors import ReadError, StackError
 from geoscale.sources.fields import normalise_crs
-from geoscale.sources.gdal import Handle, read_with_retries
+from geoscale.sources.gdal import Handle, drop_handle, read_with_retries
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset
 from geoscale.types import Array, Bool
@@ -126,7 +126,16 @@ def read_bands(
             return _read_plain(handle.dataset, request, window, shift)
         return _read_warped(handle, request, window)
 
-    return read_with_retries(href, access, _read)
+    found = read_with_retries(href, access, _read)
+    if found is not None and "://" in href and _is_suspicious(*found):
+        # A broken download can look like zeros: ask once more, past all caches.
+        drop_handle((href, access))
+        found = read_with_retries(href, access, _read, first=2)
+    return found
+
+
+def _is_suspicious(data: Array, valid: Bool) -> bool:
+    return data.size > 1 and bool(valid.any()) and not data.any()
 
 
 def _check(dataset: Any, request: Request) -> None:

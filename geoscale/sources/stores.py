@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,12 @@ def open_store(path: str) -> Any:
     import xarray as xr
 
     try:
-        return xr.open_dataset(path, engine="zarr", chunks=None, mask_and_scale=False)
+        with warnings.catch_warnings():
+            # version 3 has no consolidated metadata by its specification
+            warnings.filterwarnings("ignore", message=".*consolidated metadata")
+            return xr.open_dataset(
+                path, engine="zarr", chunks=None, mask_and_scale=False
+            )
     except Exception as err:  # xarray, zarr and fsspec each have their own
         raise SourceError(
             f"cannot open Zarr store {redact(path)}: {type(err).__name__}: "

@@ -236,3 +236,15 @@ def test_signer_is_called_at_opening(
     assert "fresh" not in str(source.spec())
     with pytest.raises(SourceError, match="neither `planetary-computer` nor"):
         remote(server, "b.tif", signer="nonsense").read(WHOLE, [0])
+
+
+def test_all_zeros_from_afar_are_asked_for_twice(
+    server: Server, write_tif: Any
+) -> None:
+    blank = Path(write_tif("blank.tif", np.zeros((400, 380), "uint16"))).read_bytes()
+    source = remote(server, "blank.tif")
+    server.body, real = blank, server.body
+    before = COUNTS.opened
+    assert not source.read(WHOLE, [0]).data.any()
+    assert COUNTS.opened == before + 2
+    assert len(real) > len(blank)

@@ -194,9 +194,11 @@ def test_api_errors_are_plain() -> None:
     api = {"api": "http://127.0.0.1:9/stac", "collections": ["c"], "bbox": (1, 2, 3, 4)}
     with pytest.raises(SourceError, match="private network"):
         search_items(Imagery(**api))
-    with pytest.raises(SourceError, match="STAC API http://127.0.0.1:9/stac failed"):
+    with pytest.raises(
+        SourceError, match=r"STAC API http://127\.0\.0\.1:9/stac failed"
+    ):
         search_items(Imagery(**api, allow_private=True))
-    with pytest.raises(SourceError, match="needs imagery.collections"):
+    with pytest.raises(SourceError, match=r"needs imagery\.collections"):
         search_items(Imagery(**{**api, "collections": []}, allow_private=True))
     with pytest.raises(SourceError, match="needs a place"):
         search_items(Imagery(**{**api, "bbox": None}, allow_private=True))
@@ -218,5 +220,5 @@ def test_every_public_name_loads() -> None:
 
     assert all(hasattr(room, name) for name in room.__all__)
     assert np.all([name in room._WHERE for name in room.__all__])
-    with pytest.raises(AttributeError, match="no attribute `?'?nothing"):
+    with pytest.raises(AttributeError, match="no attribute"):
         room.nothing  # noqa: B018

@@ -51,13 +51,11 @@ def find(part: str) -> list[Path]:
 @pytest.mark.skipif(not FILES, reason="no STAC items; set GEOSCALE_TEST_DATA")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name[-60:])
 def test_every_real_item_normalises_or_says_why(path: Path) -> None:
-    try:
-        items = load_items(path)
-    except GeoscaleError as err:
-        assert "example-with-version-1.2" in path.name
-        assert "EPSG:32613" in str(err)
-        assert "EPSG:32614" in str(err)
+    if "example-with-version-1.2" in path.name:
+        with pytest.raises(GeoscaleError, match=r"EPSG:32613.*EPSG:32614"):
+            load_items(path)
         return
+    items = load_items(path)
     for one in items:
         assert one.assets
         assert Item.from_json(json.loads(json.dumps(one.to_json()))) == one
@@ -253,7 +251,7 @@ def test_items_come_from_pystac_and_lists() -> None:
 def test_items_come_from_stac_geoparquet(tmp_path: Path) -> None:
     pytest.importorskip("stac_geoparquet")
     import pyarrow.parquet as pq
-    import stac_geoparquet.arrow as arrow
+    from stac_geoparquet import arrow
 
     raw = item(
         geometry={
