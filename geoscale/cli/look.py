@@ -118,12 +118,12 @@ def schema() -> None:
 
 def _describe_status(found: dict[str, Any]) -> list[str]:
     word = "complete and verified" if found["complete"] else "NOT complete"
+    times = "once" if found["runs"] == 1 else f"{found['runs']} times"
     lines = [
         f"{word}: {found['output']}",
         f"  model   {found['model']}",
         f"  plan    {found['plan_hash'][:12]}",
-        f"  blocks  {found['done']:,} of {found['blocks']:,} done, begun "
-        f"{found['runs']} time{'s' if found['runs'] != 1 else ''}",
+        f"  blocks  {found['done']:,} of {found['blocks']:,} done; run {times}",
     ]
     lines += [
         f"  failed  {name}: {why['error']}" for name, why in found["failed"].items()

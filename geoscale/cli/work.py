@@ -192,7 +192,7 @@ def _plan(job: Path) -> tuple[InferencePlan, str]:
 
 
 def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
-    """What a program may want to know of a plan."""
+    """Gather what a program may want to know of a plan."""
     data = made.to_dict()
     return {
         "hash": made.hash,

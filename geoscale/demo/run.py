@@ -56,7 +56,7 @@ class DemoResult:
     """Time of every stage, in s."""
 
     def paths(self) -> dict[str, Path]:
-        """What there is to look at, in words."""
+        """List what there is to look at."""
         found = {"page": self.page, "map": self.cogs[0] if self.cogs else None}
         found |= {"STAC": self.catalogue, "Zarr": self.output, "job file": self.job}
         return {word: path for word, path in found.items() if path is not None}

@@ -113,7 +113,8 @@ def lay_out(size: int) -> list[Scene]:
                 Scene(
                     name=f"demo_S2_r{row}c{column}",
                     window=Window(y0, x0, y1, x1),
-                    cut=(size // 8, size // 16, size // 12)[column],
+                    # what the neighbours cover, but for one corner of the whole picture
+                    cut=size // 8 if (row, column) == (1, 0) else size // 24,
                     when=_WHEN + timedelta(seconds=4 * number),
                 )
             )

@@ -1,4 +1,4 @@
-"""The report: one page that shows a finished output."""
+"""The report: one self-contained page that shows an output."""
 
 from geoscale.report.page import write_report
 

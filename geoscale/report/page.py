@@ -1,8 +1,305 @@
-"""Stub."""
+"""The page: gather what is known of an output and set it as HTML."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geoscale.api import as_url
+from geoscale.engine.journal import Journal, Ledger
+from geoscale.errors import OutputError
+from geoscale.plans import InferencePlan
+from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
+from geoscale.report.levels import Level, open_levels, pick_level
+from geoscale.report.picture import (
+    PICTURE_PX,
+    as_data_url,
+    paint_classes,
+    paint_imagery,
+)
+from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
+from geoscale.storage import Folder
+from geoscale.template import OutputTemplate, is_categorical
+from geoscale.types import Json, Layer
+from geoscale.words import redact
+
+SHOWN = 200
+"""Most source items and failures that the page lists."""
 
 
-def write_report(output, to=None, *, notes=()):
-    return Path(to)
+def write_report(
+    output: str | Path, to: str | Path | None = None, *, notes: Sequence[str] = ()
+) -> Path:
+    """Write one self-contained HTML page that shows an output.
+
+    Parameters
+    ----------
+    output : str or path
+        An output, finished or not.
+    to : str or path, optional
+        The page; default ``<output>.html`` beside a local output, else in the
+        working folder.
+    notes : sequence of str
+        What a reader must know; shown below the pictures.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    OutputError
+        If there is no output, or the page is a folder.
+    """
+    url = as_url(output)
+    page = _choose_page(url, to)
+    facts = _redacted(gather_facts(url)) | {"notes": [redact(n) for n in notes]}
+    facts |= {"pictures": paint(url)}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(render(facts), encoding="utf-8")
+    return page
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """Set the page.
+
+    Parameters
+    ----------
+    facts : mapping
+        As `gather_facts` gives, with ``pictures`` and ``notes``.
+
+    Returns
+    -------
+    str
+        HTML without any request to elsewhere.
+    """
+    import jinja2
+
+    text = (files("geoscale.report") / "page.html.j2").read_text(encoding="utf-8")
+    house = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return house.from_string(text).render(facts)
+
+
+def gather_facts(url: str) -> Json:
+    """Gather all but the pictures.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+
+    Returns
+    -------
+    dict
+        What the template asks for.
+
+    Raises
+    ------
+    OutputError
+        If nothing was begun there.
+    """
+    journal = Journal(url)
+    plan = journal.load_plan()
+    if plan is None:
+        raise OutputError(
+            f"{redact(url)} is no output of geoscale: it holds no plan; check the path"
+        )
+    ledger, final, levels = journal.read(), journal.final(), open_levels(url)
+    template, time = levels[0].template, len(plan.times) - 1
+    total = len(plan.numbers())
+    done = sum(int(n) in ledger.done for n in plan.numbers())
+    stats = list(ledger.stats.values())
+    return {
+        "name": url.rpartition("/")[2].removesuffix(".zarr"),
+        "place": url,
+        "is_local": Folder(url).is_local,
+        "complete": final is not None,
+        "blocks": {"total": total, "done": done, "side": plan.grid.block_px},
+        "card": plan.card,
+        "time": _day(plan.times[time]),
+        "times": len(plan.times),
+        "legend": list(_legend(levels, template, time)),
+        "tiles": list(_tiles(levels, ledger, final, time)),
+        "timing": measure_timing(stats),
+        "plot": {"width": WIDTH, "height": HEIGHT},
+        "failed": _failures(plan, ledger)[:SHOWN],
+        "grid": _describe_grid(plan),
+        "made": _describe_making(plan, final),
+        "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},
+        "items": _items(plan)[:SHOWN],
+        "item_count": len(_items(plan)),
+        "layers": [layer.name for layer in template.layers],
+    }
+
+
+def paint(url: str) -> Json:
+    """Paint the map and its imagery.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+
+    Returns
+    -------
+    dict
+        ``map`` and ``imagery`` as data URLs or None, ``why`` there is no imagery,
+        ``ratio`` of width to height.
+    """
+    plan = Journal(url).load_plan()
+    assert plan is not None
+    level, time = pick_level(open_levels(url), PICTURE_PX), len(plan.times) - 1
+    layer = _class_layer(level.template)
+    found: Json = {"map": None, "imagery": None, "why": "", "ratio": 1.0}
+    found["ratio"] = level.shape[1] / level.shape[0]
+    if layer is not None:
+        data = level.sample(layer.name, time, PICTURE_PX)
+        fill = int(layer.fill_value)
+        painted = paint_classes(data, level.template, fill)
+        found["map"] = as_data_url(painted, photo=False)
+    imagery = paint_imagery(plan, time, level)
+    if isinstance(imagery, str):
+        found["why"] = redact(imagery)
+    else:
+        found["imagery"] = as_data_url(imagery, photo=True)
+    return found
+
+
+def _choose_page(url: str, to: str | Path | None) -> Path:
+    if to is None:
+        name = url.rpartition("/")[2].removesuffix(".zarr") + ".html"
+        folder = Folder(url)
+        parent = Path(folder.path).parent if folder.is_local else Path.cwd()
+        return parent / name
+    page = Path(to).expanduser()
+    if page.is_dir():
+        raise OutputError(f"{page} is a folder; name the page, such as {page}/map.html")
+    return page.resolve()
+
+
+def _class_layer(template: OutputTemplate) -> Layer | None:
+    return next((one for one in template.layers if is_categorical(one)), None)
+
+
+def _legend(levels: list[Level], template: OutputTemplate, time: int) -> Any:
+    """Yield each class with its colour, area and share, largest first."""
+    layer = _class_layer(template)
+    if layer is None:
+        return
+    level = pick_level(levels, EXACT_PX)
+    areas = measure_areas(level, layer.name, time, int(layer.fill_value))
+    rows = zip(template.classes, template.class_colors, strict=True)
+    for one, color in sorted(rows, key=lambda row: -areas.m2.get(row[0].value, 0.0)):
+        yield {
+            "title": one.title or one.name.replace("_", " "),
+            "value": one.value,
+            "color": f"#{color}",
+            "area": format_area(areas.m2.get(one.value, 0.0)),
+            "percent": areas.percent(one.value),
+            "factor": areas.factor,
+        }
+
+
+def _tiles(levels: list[Level], ledger: Ledger, final: Json | None, time: int) -> Any:
+    """Yield the few numbers that stand at the top."""
+    template = levels[0].template
+    layer = _class_layer(template)
+    if layer is not None:
+        coarse = pick_level(levels, PICTURE_PX)
+        areas: Areas = measure_areas(coarse, layer.name, time, int(layer.fill_value))
+        yield "mapped", format_area(areas.total)
+    rows, columns = template.shape
+    yield "size", f"{rows:,} × {columns:,} px"
+    if any(one.name == "confidence" for one in template.layers):
+        mean = mean_confidence(pick_level(levels, PICTURE_PX), time)
+        if mean is not None:
+            yield "mean confidence", f"{mean:.2f}"
+    yield "blocks", f"{len(ledger.done):,}"
+    if final is not None:
+        yield "objects verified", f"{final.get('verified_objects', 0):,}"
+
+
+def _failures(plan: InferencePlan, ledger: Ledger) -> list[Json]:
+    return [
+        {"block": plan.grid.name(number), "error": failure["error"]}
+        for number, failure in sorted(ledger.failed.items())
+    ]
+
+
+def _describe_grid(plan: InferencePlan) -> dict[str, str]:
+    crs, box = plan.geobox.crs, plan.geobox.boundingbox
+    unit = "°" if crs is not None and crs.geographic else "m"
+    return {
+        "CRS": f"EPSG:{crs.epsg}" if crs is not None and crs.epsg else "custom",
+        "pixel": f"{abs(plan.geobox.affine.a):g} {unit}",
+        "left, bottom": f"{box.left:,.6g}, {box.bottom:,.9g}",
+        "right, top": f"{box.right:,.6g}, {box.top:,.9g}",
+    }
+
+
+def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
+    chosen, facts = plan.inference, final or {}
+    return {
+        "plan": plan.hash,
+        "model": plan.card.name,
+        "weights sha256": plan.weights_sha256,
+        "model licence": plan.card.license or "unknown",
+        "cite": plan.card.citation or "",
+        "about the model": plan.card.notes or "",
+        "patches": f"{plan.lattice.patch_shape[0]} px, stride {chosen.stride} px, "
+        f"merge {chosen.merge}",
+        "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
+        f"device {facts.get('device', chosen.device)}",
+        "workers": str(facts.get("workers") or "this process"),
+    }
+
+
+def _items(plan: InferencePlan) -> list[str]:
+    return [str(item.get("id")) for item in plan.source.get("items", ())]
+
+
+def _day(label: str) -> str:
+    return str(np.datetime64(label, "D"))
+
+
+def format_area(m2: float) -> str:
+    """Say an area in the unit that suits its size.
+
+    Parameters
+    ----------
+    m2 : float
+        Area, in m².
+
+    Returns
+    -------
+    str
+        In ha below 100 km², else in km².
+
+    Examples
+    --------
+    >>> format_area(123_000), format_area(3.2e9)
+    ('12.3 ha', '3,200 km²')
+    """
+    if m2 < 1e8:
+        return f"{m2 / 1e4:,.1f} ha" if m2 < 1e7 else f"{m2 / 1e4:,.0f} ha"
+    return f"{m2 / 1e6:,.1f} km²" if m2 < 1e9 else f"{m2 / 1e6:,.0f} km²"
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(one) for one in value]
+    return value

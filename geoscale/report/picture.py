@@ -1,0 +1,171 @@
+"""Pictures of the page: the class map and the imagery beside it, as data URLs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoscale.bands import common_name
+from geoscale.errors import GeoscaleError
+from geoscale.plans import InferencePlan
+from geoscale.report.levels import Level
+from geoscale.sources.opening import source_from_spec
+from geoscale.template import OutputTemplate
+from geoscale.types import Array, Json
+from geoscale.windows import Window
+
+PICTURE_PX = 1_300_000
+"""Most pixels of a picture."""
+READ_PX = 60_000_000
+"""Most pixels of imagery that are read for a picture."""
+_STEP = 1024
+Bytes = NDArray[np.uint8]
+
+
+def paint_classes(data: Array, template: OutputTemplate, fill: int) -> Bytes:
+    """Give each class its colour.
+
+    Parameters
+    ----------
+    data : ndarray of int, (y, x)
+        Class values.
+    template : OutputTemplate
+        Holds classes and colours.
+    fill : int
+        Value of nodata; transparent.
+
+    Returns
+    -------
+    ndarray of uint8, (y, x, 4)
+        Red, green, blue, alpha.
+    """
+    table = np.zeros((256, 4), np.uint8)
+    for one, rgb in zip(template.classes, template.class_colors, strict=True):
+        table[one.value] = (*bytes.fromhex(rgb), 255)
+    table[fill] = 0
+    return table[data]
+
+
+def paint_imagery(plan: InferencePlan, time: int, level: Level) -> Bytes | str:
+    """Paint the imagery that a map was made from, in natural colours if it has any.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Says where the imagery is.
+    time : int
+        Time step of the map; its newest frame is painted.
+    level : Level
+        The picture gets its shape.
+
+    Returns
+    -------
+    ndarray of uint8, (y, x, 4), or str
+        Or why there is no picture.
+    """
+    frame = (time + 1) * plan.card.input.frames - 1
+    try:
+        data, valid = _read_coarse(plan, frame, level)
+    except (GeoscaleError, OSError, ValueError, KeyError) as err:
+        return f"The imagery is not shown, since it could not be read now: {err}"
+    if not valid.any():
+        return "The imagery is not shown: it has no valid pixel here."
+    chosen = [data[i] for i in _rgb(plan)]
+    painted = np.zeros((*valid.shape, 4), np.uint8)
+    for i, band in enumerate(chosen):
+        painted[..., i] = _stretch(band, valid)
+    painted[..., 3] = np.where(valid, 255, 0)
+    return painted
+
+
+def as_data_url(painted: Bytes, *, photo: bool) -> str:
+    """Encode a picture into the page.
+
+    Parameters
+    ----------
+    painted : ndarray of uint8, (y, x, 4)
+        The picture.
+    photo : bool
+        Imagery, where small losses do not show; maps are kept exactly.
+
+    Returns
+    -------
+    str
+        ``data:image/…``.
+    """
+    from PIL import Image, features
+
+    image, buffer = Image.fromarray(painted, "RGBA"), io.BytesIO()
+    kind = "webp" if photo and features.check("webp") else "png"
+    if kind == "webp":
+        image.save(buffer, "WEBP", quality=82)
+    else:
+        few = image if photo else image.quantize(256)
+        few.save(buffer, "PNG", optimize=True)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind};base64,{text}"
+
+
+def _read_coarse(
+    plan: InferencePlan, frame: int, level: Level
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
+    step = level.step(PICTURE_PX)
+    if plan.source.get("kind") == "raster":
+        # on a coarse grid the overviews of the files serve
+        source, step = source_from_spec(_coarser_spec(plan, level, step)), 1
+    else:
+        source, step = source_from_spec(plan.source), step * level.factor
+    rows, columns = (int(n) for n in source.geobox.shape)
+    if rows * columns > READ_PX:
+        raise ValueError(f"{rows:,} x {columns:,} px are too many for a picture")
+    size = (-(-rows // step), -(-columns // step))
+    data = np.zeros((len(source.bands), *size), np.float32)
+    valid = np.zeros(size, bool)
+    high = max(1, _STEP // step) * step
+    for y in range(0, rows, high):
+        for x in range(0, columns, high):
+            window = Window(y, x, y + high, x + high).clip((rows, columns))
+            found = source.read(window, [frame])
+            part = np.s_[
+                y // step : -(-window.y1 // step), x // step : -(-window.x1 // step)
+            ]
+            data[(slice(None), *part)] = found.data[0, :, ::step, ::step]
+            valid[part] = found.valid[0, ::step, ::step]
+    return data, valid
+
+
+def _coarser_spec(plan: InferencePlan, level: Level, step: int) -> Json:
+    """Spec of the same raster files on the picture's grid."""
+    from affine import Affine
+
+    rows, columns = level.shape
+    grid: Json = {
+        **plan.source["grid"],
+        "shape": [-(-rows // step), -(-columns // step)],
+        "transform": list(level.geobox.affine @ Affine.scale(step))[:6],
+    }
+    return {**plan.source, "grid": grid}
+
+
+def _rgb(plan: InferencePlan) -> list[int]:
+    """Which bands are red, green and blue; the first ones where that is not known."""
+    sensor = plan.card.input.sensor
+    names = [common_name(b, sensor) or b for b in plan.card.input.bands]
+    if {"red", "green", "blue"} <= set(names):
+        return [names.index(name) for name in ("red", "green", "blue")]
+    return [min(i, len(names) - 1) for i in range(3)] if len(names) >= 3 else [0] * 3
+
+
+def _stretch(band: Array, valid: Any) -> Bytes:
+    values = band[valid & np.isfinite(band)]
+    if not values.size:
+        return np.zeros(band.shape, np.uint8)
+    low, high = np.percentile(values, (1, 99))
+    unit = np.clip((np.nan_to_num(band) - low) / max(high - low, 1e-9), 0, 1)
+    shown: Bytes = np.rint(255 * unit**0.8).astype(np.uint8)
+    return shown
