@@ -7,7 +7,7 @@ what a pixel receives does not depend on how a caller cuts its windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 ALIGNED_PX = 1e-4
 """Largest distance between two grids that count as one, in pixels."""
 
-TOLERANCE_PX = 1e-6
-"""Largest error of the warp's transformer, in pixels (GDAL's 0 is refused)."""
+TOLERANCE_PX = 1e-3
+"""Largest error of the warp's transformer, in pixels; 1e-6 is 8 times slower."""
 
 RESAMPLINGS = (
     "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode",
@@ -262,16 +262,31 @@ def _read_warped(
     if key not in handle.derived:
         handle.derived[key] = _open_warp(handle.dataset, request)
     vrt = handle.derived[key]
-    part = FileWindow(window.x0, window.y0, window.width, window.height)
     indexes = [asset.band_index for asset in request.assets]
     alpha = _alpha_band(vrt)
+    wanted = indexes if alpha is None else [*indexes, alpha]
+    got = np.zeros((len(wanted), *window.shape), vrt.dtypes[indexes[0] - 1])
+    # GDAL may warp just what is asked for, and its last bits then depend on that:
+    # so ask for the same rectangles always, those that its own cache has.
+    for tile in _tiles(window, vrt.block_shapes[0], request.target.shape):
+        part = FileWindow(tile.x0, tile.y0, tile.width, tile.height)
+        values = vrt.read(wanted, window=part)
+        both = tile & window
+        got[:, *both.within(window)] = values[:, *both.within(tile)]
     if alpha is not None:
-        got = vrt.read([*indexes, alpha], window=part)
         data, inside = got[:-1], got[-1] != 0
         return data, np.broadcast_to(inside, data.shape) & _finite(data)
-    data = vrt.read(indexes, window=part)
-    valid = data != vrt.nodata
-    return data, valid & _finite(data)
+    return got, (got != vrt.nodata) & _finite(got)
+
+
+def _tiles(
+    window: Window, size: tuple[int, int], shape: tuple[int, int]
+) -> Iterator[Window]:
+    """Tiles of the whole grid's lattice that a window touches."""
+    rows, columns = size
+    for y in range(window.y0 // rows * rows, window.y1, rows):
+        for x in range(window.x0 // columns * columns, window.x1, columns):
+            yield Window(y, x, y + rows, x + columns).clip(shape)
 
 
 def _alpha_band(dataset: Any) -> int | None:

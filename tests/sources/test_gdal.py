@@ -27,7 +27,7 @@ TRANSFORM = (10.0, 0.0, 600000.0, 0.0, -10.0, 5000000.0)
 class Server:
     """Serves one file with ranges; fails the first requests as told."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes) -> None:  # noqa: C901  handlers are nested
         self.body, self.script = body, [""]
         self.seen: Counter[str] = Counter()
         outer = self
@@ -71,7 +71,11 @@ class Server:
                 elif body:
                     self.wfile.write(part)
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                pass  # clients that hang up are what is tested
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
         self.thread.start()
 
@@ -243,8 +247,7 @@ def test_all_zeros_from_afar_are_asked_for_twice(
 ) -> None:
     blank = Path(write_tif("blank.tif", np.zeros((400, 380), "uint16"))).read_bytes()
     source = remote(server, "blank.tif")
-    server.body, real = blank, server.body
+    server.body = blank
     before = COUNTS.opened
     assert not source.read(WHOLE, [0]).data.any()
     assert COUNTS.opened == before + 2
-    assert len(real) > len(blank)
