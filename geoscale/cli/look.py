@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from geoscale.cli.models import AsJson
 from geoscale.cli.say import say, say_json, style
 from geoscale.cli.work import Cluster, OutArg
+
+if TYPE_CHECKING:
+    from geoscale.doctor import Finding
 
 
 def status(output: OutArg, as_json: AsJson = False) -> None:
@@ -97,13 +100,8 @@ def doctor(
 
         say_json([dataclasses.asdict(finding) for finding in findings])
     else:
-        colors = {"ok": "green", "note": "yellow", "wrong": "red"}
         for one in findings:
-            say(
-                f"{style(f'{one.level:<6}', fg=colors[one.level])}{one.name:<14}{one.found}"
-            )
-            if one.fix:
-                say(f"{'':<20}-> {one.fix}")
+            say("\n".join(_describe_finding(one)))
         say(f"\n{len(bad)} wrong" if bad else "\nnothing wrong")
     raise typer.Exit(2 if bad else 0)
 
@@ -114,6 +112,19 @@ def schema() -> None:
 
     found = Job.model_json_schema()
     say_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **found})
+
+
+def _describe_finding(one: Finding) -> list[str]:
+    import shutil
+    import textwrap
+
+    color = {"ok": "green", "note": "yellow", "wrong": "red"}[one.level]
+    wide, indent = max(40, min(110, shutil.get_terminal_size().columns)), " " * 19
+    body = textwrap.wrap(one.found, wide - len(indent), break_on_hyphens=False)
+    first = f"{style(f'{one.level:<7}', fg=color)}{one.name:<12}{body[0]}"
+    fix = textwrap.wrap(one.fix, wide - len(indent) - 3, break_on_hyphens=False)
+    below = [f"{'-> ' if i == 0 else '   '}{line}" for i, line in enumerate(fix)]
+    return [first, *(indent + line for line in [*body[1:], *below])]
 
 
 def _describe_status(found: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from geoscale.cli.say import say, say_json
 if TYPE_CHECKING:
     from distributed import Client
 
+    from geoscale.clusters import Profile
     from geoscale.launch import RunReport
     from geoscale.plans import InferencePlan
 
@@ -127,13 +128,13 @@ def run(
     """
     from geoscale import api
 
-    part = _parse_shard(shard)
+    part, profile = _parse_shard(shard), _choose_profile(cluster, workers)
     with interruptible("interrupted; the same command goes on where this one stopped"):
         made, output = _plan(job)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
         with (
-            _connect(cluster, workers, made.inference.in_flight) as client,
+            _connect(profile, made.inference.in_flight) as client,
             show_progress(err=as_json) as progress,
         ):
             report = api.run(
@@ -157,9 +158,10 @@ def repair(
     """Make damaged and missing blocks again, and only these."""
     from geoscale import outputs
 
+    profile = _choose_profile(cluster, workers)
     with (
         interruptible("interrupted; the same command goes on where this one stopped"),
-        _connect(cluster, workers, 2) as client,
+        _connect(profile, 2) as client,
     ):
         report = outputs.repair(output, client=client, trust_code=trust_code)
     _end(report, as_json)
@@ -209,23 +211,31 @@ def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
     }
 
 
-def _connect(
-    cluster: str | None, workers: int | None, threads: int
-) -> AbstractContextManager[Client | None]:
-    """Start or join what was asked for; nothing asked for is this process."""
+def _choose_profile(cluster: str | None, workers: int | None) -> Profile | None:
+    """Check what was asked for; nothing asked for is this process."""
     if cluster is None and workers is None:
-        return nullcontext()
-    from geoscale.clusters import LocalProfile, connect, load_profile
+        return None
+    from geoscale.clusters import LocalProfile, load_profile
     from geoscale.errors import JobError
 
-    profile = load_profile(workers if cluster is None else cluster)
-    if cluster is not None and workers is not None:
-        if not isinstance(profile, LocalProfile):
-            raise JobError(
-                f"--workers {workers} is for local clusters; {cluster} is none: "
-                "leave one of them out"
-            )
-        profile = profile.model_copy(update={"workers": workers})
+    profile = load_profile(str(workers) if cluster is None else cluster)
+    if cluster is None or workers is None:
+        return profile
+    if not isinstance(profile, LocalProfile):
+        raise JobError(
+            f"--workers {workers} is for local clusters; {cluster} is none: leave one "
+            "of them out"
+        )
+    return profile.model_copy(update={"workers": workers})
+
+
+def _connect(
+    profile: Profile | None, threads: int
+) -> AbstractContextManager[Client | None]:
+    if profile is None:
+        return nullcontext()
+    from geoscale.clusters import connect
+
     return connect(profile.model_dump(), threads=threads)
 
 
