@@ -11,6 +11,11 @@ padding exactly where it would if it saw the whole image at once::
     patch 2                 [··■■■■■■■■··]
     patch 3                        [·····■■■■■■■■■■■■■■■■]   ■ core
 
+That is how patches are cropped. Where they are blended, the network usually looks
+at the whole patch, nothing can equal the whole image, and the edge of the stack
+deserves the context that its inside has: there the lattice reaches past the stack
+by the overlap, and the image is mirrored.
+
 The lattice is a property of the stack: what a pixel receives cannot depend on
 how the stack is cut into blocks.
 """
@@ -51,6 +56,9 @@ class Axis:
     """Pixels between cores."""
     alignment: int = 1
     """Patches start on multiples of this."""
+    lead: int = 0
+    """Pixels by which the first and last patch reach past the stack, mirrored; 0:
+    they are moved inwards instead."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.patch:
@@ -73,18 +81,26 @@ class Axis:
     @property
     def last(self) -> int:
         """Start of the last patch."""
-        return round_up(max(0, self.length - self.patch), self.alignment)
+        if self.length <= self.patch:
+            return 0
+        return round_up(self.length + self.lead - self.patch, self.alignment)
+
+    @property
+    def _shift(self) -> int:
+        return self.lead or self.margin
 
     @property
     def count(self) -> int:
         """Patches along the axis."""
         if self.last == 0:
             return 1
-        return -(-(self.last + self.margin) // self.stride) + 1
+        return -(-(self.last + self._shift) // self.stride) + 1
 
     def start(self, k: int) -> int:
         """First pixel of patch `k`."""
-        return min(max(k * self.stride - self.margin, 0), self.last)
+        if self.last == 0:
+            return 0
+        return min(max(k * self.stride - self._shift, -self.lead), self.last)
 
     def core(self, k: int) -> tuple[int, int]:
         """Half-open range of the pixels that patch `k` owns."""
@@ -112,7 +128,7 @@ class Patch:
     """One patch of the lattice and what it gives to a block."""
 
     window: Window
-    """Pixels the network sees; may reach past the end of the stack."""
+    """Pixels the network sees; may reach past the edges of the stack."""
     gives: Window
     """Pixels of the block that receive something from it."""
 
@@ -181,7 +197,13 @@ class Lattice:
             for n in shape
         ]
         rows, columns = (
-            Axis(n, size, min(stride, size), alignment)
+            Axis(
+                n,
+                size,
+                min(stride, size),
+                alignment,
+                _find_lead(size, min(stride, size), alignment) * (merge == "blend"),
+            )
             for n, size in zip(shape, sizes, strict=True)
         )
         return cls(rows, columns, merge)
@@ -244,6 +266,15 @@ class Lattice:
             (y0, y1), (x0, x1) = self.y.core(ky), self.x.core(kx)
             return Patch(window, Window(y0, x0, y1, x1) & core)
         return Patch(window, window & core)
+
+
+def _find_lead(patch: int, stride: int, alignment: int) -> int:
+    """Reach past the stack that gives its edge the overlap of its inside.
+
+    At most half a patch, so that what is mirrored lies in the same patch.
+    """
+    most = (patch - 1) // 2 - (alignment - 1)
+    return max(0, min(patch - stride, most)) // alignment * alignment
 
 
 def reflect_index(start: int, stop: int, lo: int, hi: int) -> NDArray[np.intp]:

@@ -54,7 +54,7 @@ class Inference(BaseModel):
     """Height and width of a patch, in px; default: the card's."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Pixels between patches; default: patch less twice the halo (crop), or
-    three quarters of the patch (blend)."""
+    about four fifths of the patch (blend)."""
     merge: Merge | None = None
     """Default: ``crop`` where the card knows the halo, else ``blend``."""
     taper: Taper = "hann"

@@ -57,7 +57,16 @@ def test_owning_and_covering_list_just_the_patches_that_do(axis, data):
 
 @given(axes(), axes(), st.sampled_from(["crop", "blend"]), st.data())
 def test_gives_fill_the_block(rows, columns, merge, data):
-    lattice = Lattice(rows, columns, merge)
+    alignment = min(rows.alignment, columns.alignment)
+    lattice = Lattice.over(
+        (rows.length, columns.length),
+        patch=rows.patch,
+        stride=rows.stride,
+        merge=merge,
+        alignment=rows.alignment,
+        multiple_of=data.draw(st.sampled_from([None, alignment])),
+    )
+    rows, columns = lattice.y, lattice.x
     y0 = data.draw(st.integers(0, rows.length - 1))
     x0 = data.draw(st.integers(0, columns.length - 1))
     core = Window(y0, x0, y0 + 7, x0 + 5).clip(lattice.shape)
@@ -70,6 +79,14 @@ def test_gives_fill_the_block(rows, columns, merge, data):
     assert lattice.count_touching(core) == len(patches)
     read = lattice.read_window(core)
     assert all(p.window.clip(lattice.shape) in read for p in patches)
+    for patch in patches:
+        # what is mirrored must have been read, whatever the block
+        ys = reflect_index(patch.window.y0, patch.window.y1, 0, rows.length)
+        xs = reflect_index(patch.window.x0, patch.window.x1, 0, columns.length)
+        assert read.y0 <= ys.min()
+        assert ys.max() < read.y1
+        assert read.x0 <= xs.min()
+        assert xs.max() < read.x1
 
 
 def test_a_block_of_whole_strides_recomputes_nothing():

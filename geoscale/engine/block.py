@@ -270,7 +270,7 @@ def _predict(
 def take_patch(
     channels: Float, held: Window, window: Window, shape: tuple[int, int], out: Float
 ) -> None:
-    """Copy a patch; past the end of the stack it is mirrored.
+    """Copy a patch; past the edges of the stack it is mirrored.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ def take_patch(
     held : Window
         What was read; lies inside the stack.
     window : Window
-        The patch; may reach past the end of the stack.
+        The patch; may reach past the edges of the stack.
     shape : tuple of int, (y, x)
         Size of the stack, in px.
     out : ndarray of float32, (channel, y, x)
