@@ -19,6 +19,7 @@ from geoscale.models import handshake, resolve_weights
 from geoscale.planner import Area, make_plan
 from geoscale.plans import Inference, InferencePlan, Output
 from geoscale.sinks.overviews import write_overviews
+from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.aoi import find_aoi
 from geoscale.sources.settings import Grid
 from geoscale.storage import Folder
@@ -263,12 +264,15 @@ def finish_run(
         Complete only if every stored byte is what was written.
     """
     sink, journal = make_sink(plan, url), Journal(url)
-    missing = sum(int(n) not in journal.read().done for n in plan.numbers())
+    done = journal.read().done
+    missing = sum(int(n) not in done for n in plan.numbers())
     complete, damaged = False, 0
     if not missing:
-        if journal.final() is None and plan.output.overviews:
-            write_overviews(url)
-        found = finalize(plan, journal, sink, provenance)
+        _drop_orphans(sink, {key for keys in done.values() for key in keys})
+        summary = dict(provenance)
+        if plan.output.overviews:
+            summary["overviews"] = _overviews(journal, url)
+        found = finalize(plan, journal, sink, summary)
         complete, damaged = found.is_sound, len(found.damaged)
         if complete:
             sink.finalize(
@@ -285,6 +289,22 @@ def finish_run(
         pixels=tally.pixels,
         seconds=tally.seconds,
     )
+
+
+def _overviews(journal: Journal, url: str) -> Json:
+    """Make the coarser copies, or keep those of a finished output."""
+    final = journal.final()
+    if final is not None and "overviews" in final:
+        return dict(final["overviews"])
+    return dict(write_overviews(url))
+
+
+def _drop_orphans(sink: ZarrSink, recorded: set[str]) -> None:
+    """Delete what killed writers left: shards without a record, partial files."""
+    for key in sink.keys():  # noqa: SIM118  (a sink is no mapping)
+        if key not in recorded:
+            sink.drop(key)
+    sink.sweep()
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from geoscale.api import as_url, run
 from geoscale.assemble import make_sink
 from geoscale.engine.journal import Journal
-from geoscale.engine.verify import Verification, verify_blocks
+from geoscale.engine.verify import Damage, Verification, verify_blocks
 from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
 from geoscale.sinks.cog import export_cog
@@ -71,7 +71,7 @@ def verify(output: str | Path) -> Verification:
         ``is_sound``, and the damaged and missing blocks.
     """
     journal, stored = _stored(output)
-    return verify_blocks(stored, journal.read(), make_sink(stored, journal.url))
+    return _verify(journal, stored)
 
 
 def repair(
@@ -94,13 +94,13 @@ def repair(
         As `run` gives.
     """
     journal, stored = _stored(output)
-    sink = make_sink(stored, journal.url)
-    found = verify_blocks(stored, journal.read(), sink)
+    sink, found = make_sink(stored, journal.url), _verify(journal, stored)
     journal.begin(stored)
+    # What is damaged is deleted; the run makes blocks, metadata and overviews anew.
     for damage in found.damaged:
         sink.drop(damage.key)
     if found.damaged:
-        journal.undo({d.block for d in found.damaged})
+        journal.undo({d.block for d in found.damaged if d.block is not None})
     return run(stored, journal.url, client=client, trust_code=trust_code)
 
 
@@ -142,6 +142,17 @@ def export(
     facts = {**final, "sources": sources}
     catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
     return [*(path for paths in cogs.values() for path in paths), catalogue]
+
+
+def _verify(journal: Journal, stored: InferencePlan) -> Verification:
+    """Compare blocks, metadata, coordinates and overviews."""
+    sink = make_sink(stored, journal.url)
+    found = verify_blocks(stored, journal.read(), sink)
+    found.damaged += [Damage(None, key, "changed") for key in sink.damaged_metadata()]
+    final = journal.final()
+    if final is not None:
+        found.check(sink, final.get("overviews", {}))
+    return found
 
 
 def _stored(output: str | Path) -> tuple[Journal, InferencePlan]:

@@ -98,9 +98,9 @@ def test_the_measured_peak_is_at_most_the_projection(
 
 @pytest.mark.slow
 def test_memory_is_flat_over_500_blocks():
-    found = measure(CARD, 1024, 256, "crop", "classes,confidence", 2, 500)
-    rss = np.array(found["rss"][50:], float)
+    # allocator and runtime take 150 to 200 blocks to reach their working set
+    found = measure(CARD, 768, 192, "crop", "classes,confidence", 2, 700)
+    rss = np.array(found["rss"][200:], float)
     slope = np.polyfit(np.arange(len(rss)), rss, 1)[0]
-    print(f"{slope / 1e3:.1f} kB a block, from {rss[0] / 1e6:.0f} MB")
-    # 450 blocks may not add up to more than noise of the allocator
-    assert slope * len(rss) < 40e6
+    print(f"{slope / 1e3:.1f} kB a block, around {rss.mean() / 1e6:.0f} MB")
+    assert slope * len(rss) < 0.02 * rss.mean()

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from geoscale.errors import OutputError
-from geoscale.plans import InferencePlan
 from geoscale.plan_store import (
     load_plan,
     name_differences,
     plan_json,
     states_parquet,
 )
+from geoscale.plans import InferencePlan
 from geoscale.storage import Folder
 from geoscale.types import Json, Outcome
 from geoscale.words import redact

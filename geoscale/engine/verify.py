@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,8 +16,8 @@ from geoscale.types import Sink
 class Damage:
     """One stored object that is not what was written."""
 
-    block: int
-    """Number of the block."""
+    block: int | None
+    """Number of the block; None for metadata and overviews."""
     key: str
     """Stored key."""
     reason: str
@@ -42,7 +42,28 @@ class Verification:
 
     def blocks(self) -> list[int]:
         """Blocks that have to be made again, ascending."""
-        return sorted({d.block for d in self.damaged} | set(self.missing))
+        damaged = {d.block for d in self.damaged if d.block is not None}
+        return sorted(damaged | set(self.missing))
+
+    def check(
+        self, sink: Sink, digests: Mapping[str, str | None], block: int | None = None
+    ) -> None:
+        """Compare some stored objects with the digests they should have.
+
+        Parameters
+        ----------
+        sink : Sink
+            Where they are stored.
+        digests : mapping
+            Stored key → digest; None where nothing should be.
+        block : int, optional
+            Block that they belong to.
+        """
+        for key, digest in digests.items():
+            self.checked += 1
+            reason = _compare(sink.fetch_digest(key), {digest})
+            if reason is not None:
+                self.damaged.append(Damage(block, key, reason))
 
 
 def verify_blocks(
@@ -76,14 +97,8 @@ def verify_blocks(
 
     def check(job: tuple[int, str, set[str | None]]) -> Damage | None:
         number, key, digests = job
-        now = sink.fetch_digest(key)
-        if now in digests:
-            return None
-        if now is None:
-            return Damage(number, key, "missing")
-        return Damage(
-            number, key, "should not exist" if digests == {None} else "changed"
-        )
+        reason = _compare(sink.fetch_digest(key), digests)
+        return None if reason is None else Damage(number, key, reason)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         for group in _groups(jobs, 64 * threads):
@@ -92,6 +107,15 @@ def verify_blocks(
                 if damage is not None:
                     found.damaged.append(damage)
     return found
+
+
+def _compare(now: str | None, digests: set[str | None]) -> str | None:
+    """Name what is wrong with a stored object, if anything."""
+    if now in digests:
+        return None
+    if now is None:
+        return "missing"
+    return "should not exist" if digests == {None} else "changed"
 
 
 def _groups(
