@@ -21,7 +21,10 @@ from geoscale.types import Json
 
 
 def states_parquet(plan: InferencePlan) -> bytes:
-    """Block table as Parquet: number, name, window, state."""
+    """Block table as Parquet: number, window, state, and the items it needs.
+
+    The items are told by the source, where the plan was made in this process.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -42,11 +45,20 @@ def states_parquet(plan: InferencePlan) -> bytes:
             "y1": np.minimum((iy + 1) * size, height).astype(np.int32),
             "x1": np.minimum((ix + 1) * size, width).astype(np.int32),
             "state": plan.states,
+            "items": pa.array(_items(plan), pa.list_(pa.string())),
         }
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _items(plan: InferencePlan) -> list[list[str] | None]:
+    found: list[list[str] | None] = [None] * len(plan.grid)
+    if plan.live is not None:
+        for task in plan.iter_tasks():
+            found[task.number] = plan.live.provenance(task.read, task.times)
+    return found
 
 
 def plan_json(plan: InferencePlan) -> bytes:

@@ -1,0 +1,75 @@
+"""What the documents say runs as written, and what they link to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geoscale.card import ModelCard
+from geoscale.job import load_job
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    pytest.importorskip("spyndex")
+    from geoscale.demo.run import prepare
+
+    folder = tmp_path_factory.mktemp("readme")
+    prepare(folder, 600)
+    return folder
+
+
+def test_the_readmes_five_lines_run(demo_folder, monkeypatch):
+    monkeypatch.chdir(demo_folder)
+    code = blocks(ROOT / "README.md", "python")[0]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["report"].complete
+    assert names["classes"].dims == ("time", "y", "x")
+
+
+def test_the_readmes_job_file_runs(demo_folder, tmp_path):
+    import geoscale as gs
+
+    text = blocks(ROOT / "README.md", "yaml")[0]
+    path = demo_folder / "readme.yaml"
+    path.write_text(text.replace("landcover.zarr", str(tmp_path / "map.zarr")))
+    assert gs.run_job(path).complete
+
+
+def test_every_key_of_the_job_page_is_known(tmp_path):
+    text = blocks(ROOT / "docs" / "job.md", "yaml")[0]
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert load_job(path).inference.stride == 200
+    for line in re.findall(r"^  # ([a-z_]+: .*?)(?:  #.*)?$", text, re.M):
+        assert yaml.safe_load(line)
+
+
+def test_the_card_of_the_models_page_is_a_card():
+    text = blocks(ROOT / "docs" / "models.md", "yaml")[0]
+    assert ModelCard.from_dict(yaml.safe_load(text)).input.channels == 4
+
+
+def test_the_makefile_has_the_readmes_words():
+    words = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
+    assert named <= set(words)
+    assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
