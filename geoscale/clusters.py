@@ -6,8 +6,10 @@ Whatever the profile, Dask runs with the same safe settings (`DASK_SETTINGS`).
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -149,6 +151,7 @@ def connect(
         If no scheduler answers.
     """
     import dask
+    import distributed  # noqa: F401  its defaults must be there before they are set
 
     found = load_profile(profile)
     for name in _CHATTY:
@@ -174,23 +177,46 @@ def _start_local(profile: LocalProfile, threads: int) -> Iterator[Client]:
         if profile.memory == "auto"
         else int(parse_bytes(profile.memory))
     )
-    with (
-        # fork after torch or GDAL have started threads would hang
-        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
-        LocalCluster(
+    # fork after torch or GDAL have started threads would hang
+    spawn = {"distributed.worker.multiprocessing-method": "spawn"}
+    with dask.config.set(spawn), _without_interrupts():
+        cluster = LocalCluster(
             n_workers=profile.workers,
             threads_per_worker=profile.threads_per_worker or threads,
             memory_limit=limit,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:0" if profile.dashboard else None,
-            worker_dashboard_address=None,
+            # Without these, pages about the cluster are served to the network,
+            # on port 8787, dashboard or not.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": profile.dashboard},
+            worker_dashboard_address="127.0.0.1:0",
             local_directory=profile.local_directory,
             processes=True,
             silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+        )
+    with cluster, Client(cluster) as client:
         yield client
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start threads and processes that Ctrl-C does not reach.
+
+    A terminal sends it to every process. The driver alone must answer it: it
+    stops the workers in order, and they would print a traceback each. Whatever
+    is started here inherits the blocked signal; one that came meanwhile is
+    delivered to the driver afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Starting it would unblock the signal again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

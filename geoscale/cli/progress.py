@@ -51,13 +51,12 @@ def show_progress(*, err: bool = False) -> Iterator[Progress]:
         )
 
         def update(tally: Tally, outcome: Outcome | None) -> None:
-            word = "starting" if outcome is None else "running"
             bar.update(
                 number,
-                description=word,
+                description="starting" if outcome is None else "running",
                 total=tally.total,
                 completed=tally.done,
-                rest=describe(tally) if outcome else "loading the model",
+                rest=describe(tally, outcome),
                 visible=True,
             )
 
@@ -85,26 +84,29 @@ class _Lines:
         if outcome is None or failed or last or now - self._last >= LINE_SECONDS:
             self._last = now
             line = f"{tally.done:,}/{tally.total:,} blocks"
-            rest = describe(tally) if outcome is not None else "starting"
-            say(f"{line}  {rest}", err=self._err)
+            say(f"{line}  {describe(tally, outcome)}", err=self._err)
             if failed and outcome is not None:
                 say(f"  failed: {outcome.error}", err=self._err)
             sys.stdout.flush()
 
 
-def describe(tally: Tally) -> str:
+def describe(tally: Tally, outcome: Outcome | None) -> str:
     """Speed, time left and failures.
 
     Parameters
     ----------
     tally : Tally
         Where the run stands.
+    outcome : Outcome or None
+        How the last block ended; None before the first.
 
     Returns
     -------
     str
         ``1.2 Mpx/s  ETA 3 min``.
     """
+    if outcome is None:
+        return "workers load the model" if tally.done < tally.total else "nothing left"
     seconds = tally.seconds
     parts = [f"{tally.pixels / 1e6 / seconds if seconds else 0:.2f} Mpx/s"]
     left = tally.total - tally.done - len(tally.quarantined)

@@ -188,9 +188,13 @@ def export(
 
 def _plan(job: Path) -> tuple[InferencePlan, str]:
     from geoscale import api
+    from geoscale.errors import OutputError
 
     loaded = api.load_job(job)
-    return api.plan_job(loaded), loaded.output.to
+    output = loaded.output.to
+    if "://" not in output and Path(output).is_file():
+        raise OutputError(f"output {output} is a file; give a folder of its own")
+    return api.plan_job(loaded), output
 
 
 def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def _tiles(levels: list[Level], ledger: Ledger, final: Json | None, time: int) -
         areas: Areas = measure_areas(coarse, layer.name, time, int(layer.fill_value))
         yield "mapped", format_area(areas.total)
     rows, columns = template.shape
-    yield "size", f"{rows:,} × {columns:,} px"
+    yield "size", f"{rows:,} x {columns:,} px"
     if any(one.name == "confidence" for one in template.layers):
         mean = mean_confidence(pick_level(levels, PICTURE_PX), time)
         if mean is not None:
