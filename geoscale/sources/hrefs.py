@@ -205,8 +205,8 @@ def _refuse_private(href: str, host: str) -> None:
         if not address.is_global:
             raise _refuse(
                 href,
-                "its host is in a private network; set GEOSCALE_ALLOW_PRIVATE=1 "
-                "if that is meant",
+                "its host is in a private network; if that is meant, set "
+                "imagery.allow_private: true, or GEOSCALE_ALLOW_PRIVATE=1",
             )
 
 
