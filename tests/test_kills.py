@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.toy import run_toy, stored_bytes
@@ -96,3 +98,75 @@ def test_a_killed_driver_loses_nothing(tmp_path):
 @pytest.mark.slow
 def test_twenty_kills_of_driver_worker_and_both_end_in_the_same_bytes(tmp_path):
     kill_and_resume(tmp_path, 20, ["driver", "worker", "both"], ["dask"])
+
+
+def descendants(process):
+    try:
+        every = psutil.Process(process.pid).children(recursive=True)
+        return [p.pid for p in every if any("spawn_main" in a for a in p.cmdline())]
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.slow
+def test_the_real_command_survives_twenty_kills(tmp_path):
+    """Real imagery, the real network, `geoscale run --workers 2`, 64 blocks."""
+    pytest.importorskip("spyndex")
+    import geoscale as gs
+    from geoscale.demo.run import prepare
+
+    print(f"seed {SEED}")
+    rng = random.Random(SEED)
+    prepare(tmp_path, 1024)
+    job = tmp_path / "kills.yaml"
+    job.write_text(
+        "imagery: {items: items.json}\n"
+        "model: s2-landcover-unet\n"
+        "inference: {block: 128, patch: 184, stride: 128}\n"
+        "output: {to: killed.zarr, layers: [classes, confidence, scores]}\n"
+    )
+    clean_job = tmp_path / "clean.yaml"
+    clean_job.write_text(job.read_text().replace("killed.zarr", "clean.zarr"))
+    # The same command: with another number of threads, libraries choose other
+    # kernels and scores may differ in their last bit.
+    command = [sys.executable, "-m", "geoscale.cli", "run", str(job), "-w", "2"]
+    undisturbed = [str(clean_job) if a == str(job) else a for a in command]
+    subprocess.run(undisturbed, check=True, stdout=subprocess.DEVNULL)
+    clean = stored_bytes(str(tmp_path / "clean.zarr"))
+    out = tmp_path / "killed.zarr"
+
+    hits = {"driver": 0, "worker": 0, "both": 0}
+    while sum(hits.values()) < 20:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.uniform(2.0, 9.0))
+        victim = rng.choice(sorted(hits))
+        workers = descendants(process)
+        if process.poll() is None and (workers or victim == "driver"):
+            hits[victim] += 1
+            if victim != "driver":
+                hit(rng.choice(workers))
+        if victim != "worker":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=120)
+        if process.returncode == 0:
+            break_ledger(str(out), rng)
+            (out / ".geoscale" / "final.json").unlink()
+    print(hits)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert stored_bytes(str(out)) == clean
+    again = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, check=True
+    )
+    assert '"computed": 0' in again.stdout
+    assert gs.verify(out).is_sound
+    loop_job = tmp_path / "loop.yaml"
+    loop_job.write_text(job.read_text().replace("killed.zarr", "loop.zarr"))
+    assert gs.run_job(loop_job).complete
+    assert stored_bytes(str(tmp_path / "loop.zarr"))["classes"] == clean["classes"]

@@ -174,3 +174,35 @@ def test_all_nodata_completes_and_is_all_nodata(tmp_path):
     found = gs.open_output(str(tmp_path / "out.zarr"))
     assert (found.classes.values == 255).all()
     assert not list(Path(tmp_path / "out.zarr").glob("classes/c/**/0"))
+
+
+def test_a_model_file_that_changed_since_the_plan_is_refused(tmp_path):
+    import shutil
+
+    from tests.support.cards import SUPPORT
+
+    shutil.copy(SUPPORT / "simplecnn.py", tmp_path / "net.py")
+    card = {
+        "name": "mine",
+        "architecture": f"{tmp_path / 'net.py'}:SimpleCNN",
+        "architecture_args": {"in_channels": 4, "classes": 3},
+        "weights": {"href": str(save_weights(tmp_path))},
+        "input": {"bands": ["b0", "b1", "b2", "b3"], "units": "raw"},
+        "output": {"classes": [{"value": i, "name": f"c{i}"} for i in range(3)]},
+    }
+    source = FakeSource(np.ones((1, 4, 64, 64), np.float32), np.ones((1, 64, 64), bool))
+    plan = gs.plan(source, card)
+    assert gs.run(plan, tmp_path / "a.zarr", trust_code=True).complete
+    with (tmp_path / "net.py").open("a") as file:
+        file.write("\n# changed\n")
+    with pytest.raises(OutputError, match="Python file of `mine` has changed"):
+        gs.run(plan, tmp_path / "b.zarr", trust_code=True)
+
+
+def save_weights(folder):
+    from safetensors.torch import save_file
+
+    from tests.support.simplecnn import SimpleCNN
+
+    save_file(SimpleCNN(4, 3).state_dict(), folder / "net.safetensors")
+    return folder / "net.safetensors"
