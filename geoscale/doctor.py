@@ -89,7 +89,13 @@ def examine(
 
 
 def check_versions() -> Iterator[Finding]:
-    """Name versions; find packages that are missing."""
+    """Name versions; find packages that are missing.
+
+    Yields
+    ------
+    Finding
+        One or more.
+    """
     from geoscale.models import handshake
 
     found = handshake()
@@ -175,7 +181,13 @@ def check_proxies(environ: Mapping[str, str] | None = None) -> Iterator[Finding]
 
 
 def check_torch() -> Iterator[Finding]:
-    """Name torch and the device that ``auto`` would take."""
+    """Name torch and the device that ``auto`` would take.
+
+    Yields
+    ------
+    Finding
+        One or more.
+    """
     from importlib.metadata import version
 
     from geoscale.models.device import pick_device
@@ -192,7 +204,13 @@ def check_torch() -> Iterator[Finding]:
 
 
 def check_cpus() -> Iterator[Finding]:
-    """Compare the CPUs that this process may use with those there are."""
+    """Compare the CPUs that this process may use with those there are.
+
+    Yields
+    ------
+    Finding
+        One or more.
+    """
     from geoscale.memory import allowed_cpus
 
     allowed, there = allowed_cpus(), os.cpu_count() or 1
@@ -209,7 +227,13 @@ def check_cpus() -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Say how much memory this process may use, as its cgroup and Slurm have it."""
+    """Say how much memory this process may use, as its cgroup and Slurm have it.
+
+    Yields
+    ------
+    Finding
+        One or more.
+    """
     import psutil
 
     from geoscale.memory import allowed_memory_bytes

@@ -31,6 +31,7 @@ def interruptible(goes_on: str) -> Iterator[None]:
     seen: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        """Stop in order; at once where that was asked for before."""
         if seen:
             os._exit(INTERRUPTED)
         seen.append(number)

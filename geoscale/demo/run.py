@@ -109,7 +109,7 @@ def run_demo(
     with _timed(made, "plan"):
         job = api.load_job(made.job)
         plan = api.plan_job(job)
-    say(f"{made.job}\n\n{plan}\n")
+    say(f"job file: {made.job}\n\n{plan}\n")
     with _timed(made, "cluster"):
         cluster = connect(workers, threads=plan.inference.in_flight)
         client = cluster.__enter__()
@@ -161,13 +161,13 @@ def prepare(root: Path, size: int) -> str:
         )
     job = root / "job.yaml"
     if job.is_file():
-        return f"imagery is there already: {root / 'scenes'}"
+        return f"imagery: {root / 'scenes'} (made by an earlier run)"
     root.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(wanted), encoding="utf-8")
     items = write_scenes(root, size)
     # Last: its presence says that the imagery is whole.
     job.write_text(JOB.format(name=job.name), encoding="utf-8")
-    return f"6 overlapping scenes of {size} x {size} px in all: {items}\n({NOTE})"
+    return f"imagery: {items}, 6 overlapping scenes, {size} x {size} px\n  {NOTE}"
 
 
 @contextmanager

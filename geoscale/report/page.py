@@ -19,14 +19,18 @@ from geoscale.report.picture import (
     PICTURE_PX,
     as_data_url,
     paint_classes,
+    paint_detail,
     paint_imagery,
 )
 from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Json, Layer
+from geoscale.windows import Window
 from geoscale.words import redact
 
+DETAIL_PX = 320
+"""Height and width of the closer look, in px of the map."""
 SHOWN = 200
 """Most source items and failures that the page lists."""
 
@@ -154,25 +158,45 @@ def paint(url: str) -> Json:
     -------
     dict
         ``map`` and ``imagery`` as data URLs or None, ``why`` there is no imagery,
-        ``ratio`` of width to height.
+        ``detail`` of both at full resolution or None.
     """
     plan = Journal(url).load_plan()
     assert plan is not None
-    level, time = pick_level(open_levels(url), PICTURE_PX), len(plan.times) - 1
+    levels, time = open_levels(url), len(plan.times) - 1
+    level = pick_level(levels, PICTURE_PX)
     layer = _class_layer(level.template)
-    found: Json = {"map": None, "imagery": None, "why": "", "ratio": 1.0}
-    found["ratio"] = level.shape[1] / level.shape[0]
+    found: Json = {"map": None, "imagery": None, "why": "", "detail": None}
     if layer is not None:
         data = level.sample(layer.name, time, PICTURE_PX)
-        fill = int(layer.fill_value)
-        painted = paint_classes(data, level.template, fill)
+        painted = paint_classes(data, level.template, int(layer.fill_value))
         found["map"] = as_data_url(painted, photo=False)
+        if max(levels[0].shape) > 2 * DETAIL_PX:
+            found["detail"] = _paint_detail(plan, levels[0], layer, time)
     imagery = paint_imagery(plan, time, level)
     if isinstance(imagery, str):
         found["why"] = redact(imagery)
     else:
         found["imagery"] = as_data_url(imagery, photo=True)
     return found
+
+
+def _paint_detail(
+    plan: InferencePlan, level: Level, layer: Layer, time: int
+) -> Json | None:
+    """Paint the middle of the map, and its imagery, pixel by pixel."""
+    rows, columns = level.shape
+    half, y, x = DETAIL_PX // 2, rows // 2, columns // 2
+    window = Window(y - half, x - half, y + half, x + half).clip(level.shape)
+    data = level.read(layer.name, time, window)
+    fill = int(layer.fill_value)
+    imagery = paint_detail(plan, time, window)
+    if imagery is None or not (data != fill).any():
+        return None
+    return {
+        "imagery": as_data_url(imagery, photo=True),
+        "map": as_data_url(paint_classes(data, level.template, fill), photo=False),
+        "size": f"{window.height} x {window.width} px",
+    }
 
 
 def _choose_page(url: str, to: str | Path | None) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,12 +72,32 @@ def paint_imagery(plan: InferencePlan, time: int, level: Level) -> Bytes | str:
         return f"The imagery is not shown, since it could not be read now: {err}"
     if not valid.any():
         return "The imagery is not shown: it has no valid pixel here."
-    chosen = [data[i] for i in _rgb(plan)]
-    painted = np.zeros((*valid.shape, 4), np.uint8)
-    for i, band in enumerate(chosen):
-        painted[..., i] = _stretch(band, valid)
-    painted[..., 3] = np.where(valid, 255, 0)
-    return painted
+    return _paint(plan, data, valid)
+
+
+def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None:
+    """Paint a small window of the imagery, pixel by pixel.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Says where the imagery is.
+    time : int
+        Time step of the map; its newest frame is painted.
+    window : Window
+        Pixels of the map.
+
+    Returns
+    -------
+    ndarray of uint8, (y, x, 4), or None
+        None where it cannot be read.
+    """
+    frame = (time + 1) * plan.card.input.frames - 1
+    try:
+        found = source_from_spec(plan.source).read(window, [frame])
+    except (GeoscaleError, OSError, ValueError, KeyError):
+        return None
+    return _paint(plan, found.data[0], found.valid[0])
 
 
 def as_data_url(painted: Bytes, *, photo: bool) -> str:
@@ -161,11 +179,16 @@ def _rgb(plan: InferencePlan) -> list[int]:
     return [min(i, len(names) - 1) for i in range(3)] if len(names) >= 3 else [0] * 3
 
 
-def _stretch(band: Array, valid: Any) -> Bytes:
-    values = band[valid & np.isfinite(band)]
-    if not values.size:
-        return np.zeros(band.shape, np.uint8)
-    low, high = np.percentile(values, (1, 99))
-    unit = np.clip((np.nan_to_num(band) - low) / max(high - low, 1e-9), 0, 1)
-    shown: Bytes = np.rint(255 * unit**0.8).astype(np.uint8)
-    return shown
+def _paint(plan: InferencePlan, data: Array, valid: NDArray[np.bool_]) -> Bytes:
+    """Stretch three bands together, so that their colours keep their balance."""
+    chosen = data[_rgb(plan)].astype(np.float32)
+    shown = valid & np.isfinite(chosen).all(axis=0)
+    painted = np.zeros((*valid.shape, 4), np.uint8)
+    if not shown.any():
+        return painted
+    low, high = np.percentile(chosen[:, shown], (1, 99), axis=1)
+    span = max(float((high - low).max()), 1e-9)
+    unit = np.clip((np.nan_to_num(chosen) - low[:, None, None]) / span, 0, 1)
+    painted[..., :3] = np.moveaxis(np.rint(255 * unit**0.7), 0, -1)
+    painted[..., 3] = np.where(shown, 255, 0)
+    return painted
