@@ -1,0 +1,48 @@
+"""Run benchmarks by name, all by default, and make the page anew."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import time
+import warnings
+from pathlib import Path
+
+from benchmarks.common import RESULTS, Options, save, say
+
+NAMES = ("efficiency", "profile", "peers", "dataplane", "scaling", "curve")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--size", type=int, help="height and width of scenes, in px")
+    parser.add_argument("--repeat", type=int, help="runs of which the median counts")
+    parser.add_argument("--quick", action="store_true", help="small, once: does it run")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON goes")
+    args = parser.parse_args()
+    unknown = set(args.names) - {*NAMES, "page"}
+    if unknown:
+        parser.error(f"no benchmark `{min(unknown)}`; known: page, {', '.join(NAMES)}")
+    warnings.simplefilter("ignore")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    if args.quick and args.results == RESULTS:
+        parser.error("--quick says little: give it a --results folder of its own")
+    options = Options(args.size, args.repeat, args.quick, args.results)
+    for name in args.names or NAMES:
+        if name == "page":
+            continue
+        say(f"{name} …")
+        start = time.perf_counter()
+        module = importlib.import_module(f"benchmarks.{name}_bench")
+        result = module.run(options)
+        result["took_s"] = round(time.perf_counter() - start, 1)
+        say(f"{name}: {save(name, options, result)}")
+    from benchmarks.page import write_page
+
+    say(f"page: {write_page(options.results)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Workloads: imagery as COGs with a STAC item, and the networks that run on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import scratch, test_data
+from geoscale.card import ModelCard
+
+BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
+EPSG, ORIGIN, STEP_M = 32633, (500_000.0, 4_900_020.0), 10.0
+CLASSES = 5
+SEED = 20240615
+# of the imagery, roughly; in reflectance
+MEAN = (0.2, 0.18, 0.18, 0.26, 0.2, 0.15)
+STD = (0.15,) * 6
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and how it is run."""
+
+    name: str
+    card: ModelCard
+    options: dict[str, Any] = field(default_factory=dict)
+    imagery: str = "six"
+    """``six``: one item of six bands; ``demo``: the demo's six overlapping scenes."""
+
+    def items(self, size: int) -> Path:
+        return demo_items(size) if self.imagery == "demo" else six_band_items(size)
+
+
+def get_workload(name: str) -> Workload:
+    """Find a workload by name."""
+    from geoscale.models.catalog import find_card
+
+    if name == "landcover":
+        options = {"patch_px": 568, "stride_px": 512, "block_px": 1024}
+        return Workload(name, find_card("s2-landcover-unet"), options, "demo")
+    if name == "ukis":
+        return Workload(name, find_card("ukis-csmask-6b-l1c"))
+    if name == "unet":
+        return Workload(name, unet_card(), {"patch_px": 512})
+    if name == "tiny":
+        options = {"patch_px": 512, "stride_px": 512, "block_px": 1024}
+        return Workload(name, tiny_card(), options)
+    raise KeyError(name)
+
+
+def sample() -> tuple[np.ndarray, str]:
+    """Six bands of real imagery, reflectance x 10000, uint16 (band, y, x)."""
+    path = test_data() / "ukis_csmask" / "sentinel2.npz"
+    if path.is_file():
+        with np.load(path) as file:
+            image = next(file[k] for k in file.files if file[k].ndim == 3)
+        pixels = np.moveaxis(image, -1, 0)[:6]
+        note = "Sentinel-2 L1C chip of 512 x 512 px, mirrored at its edges"
+        return (pixels * 10_000).round().clip(1, 65535).astype(np.uint16), note
+    from geoscale.demo.scenes import load_pixels
+
+    four = load_pixels(300)
+    note = (
+        "Sentinel-2 sample of 300 x 300 px from spyndex, mirrored at its edges; it has "
+        "four bands, so red and nir stand in for the two SWIR bands"
+    )
+    return np.concatenate([four, four[2:]]), note
+
+
+def six_band_items(size: int) -> Path:
+    """Write one item of six COGs, or find it there; gives its ``items.json``."""
+    folder = scratch() / f"six-{size}"
+    path = folder / "items.json"
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels, note = sample()
+    for name, band in zip(BANDS, pixels, strict=True):
+        _write_cog(folder / f"{name}.tif", mirror(band, size))
+    path.write_text(json.dumps(_collection(size, note)), encoding="utf-8")
+    return path
+
+
+def mirror(band: np.ndarray, size: int) -> np.ndarray:
+    """Mirror a band at its edges until it fills a square."""
+    rows = np.arange(size) % (2 * band.shape[0] - 2)
+    columns = np.arange(size) % (2 * band.shape[1] - 2)
+    rows = np.minimum(rows, 2 * band.shape[0] - 2 - rows)
+    columns = np.minimum(columns, 2 * band.shape[1] - 2 - columns)
+    return np.ascontiguousarray(band[np.ix_(rows, columns)])
+
+
+def _write_cog(path: Path, data: np.ndarray) -> None:
+    import rasterio
+    from affine import Affine
+
+    with rasterio.open(
+        path, "w", driver="COG", height=data.shape[0], width=data.shape[1], count=1,
+        dtype=data.dtype, nodata=0, crs=f"EPSG:{EPSG}",
+        transform=Affine(STEP_M, 0, ORIGIN[0], 0, -STEP_M, ORIGIN[1]),
+        COMPRESS="DEFLATE", PREDICTOR="YES", BLOCKSIZE=512, NUM_THREADS="ALL_CPUS",
+    ) as file:  # fmt: skip
+        file.write(data, 1)
+
+
+def _collection(size: int, note: str) -> dict[str, Any]:
+    import rasterio.warp
+
+    west, north = ORIGIN
+    east, south = west + size * STEP_M, north - size * STEP_M
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    flat = {"type": "Polygon", "coordinates": [ring]}
+    geometry = rasterio.warp.transform_geom(f"EPSG:{EPSG}", "EPSG:4326", flat)
+    xs, ys = zip(*geometry["coordinates"][0], strict=True)
+    assets = {
+        name: {
+            "href": f"./{name}.tif",
+            "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+            "roles": ["data", "reflectance"],
+            "eo:bands": [{"name": name, "common_name": name}],
+            "raster:bands": [
+                {"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": 0,
+                 "spatial_resolution": STEP_M}
+            ],
+        }
+        for name in BANDS
+    }  # fmt: skip
+    item = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [
+            "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+            "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
+            "https://stac-extensions.github.io/eo/v1.1.0/schema.json",
+        ],
+        "id": f"bench-{size}",
+        "geometry": geometry,
+        "bbox": [min(xs), min(ys), max(xs), max(ys)],
+        "properties": {
+            "datetime": "2024-06-15T10:00:31Z",
+            "description": note,
+            "proj:code": f"EPSG:{EPSG}",
+            "proj:epsg": EPSG,
+            "proj:shape": [size, size],
+            "proj:transform": [STEP_M, 0, west, 0, -STEP_M, north],
+        },
+        "links": [],
+        "assets": assets,
+    }
+    return {"type": "FeatureCollection", "features": [item]}
+
+
+def demo_items(size: int) -> Path:
+    """Lay out the demo's six overlapping scenes of four bands, or find them."""
+    from geoscale.demo.scenes import write_scenes
+
+    folder = scratch() / f"demo-{size}"
+    path = folder / "items.json"
+    return path if path.is_file() else write_scenes(folder, size)
+
+
+def _card(name: str, weights: Path, **more: Any) -> ModelCard:
+    return ModelCard.from_dict(
+        {
+            "name": name,
+            "weights": {"href": str(weights)},
+            "output": {
+                "classes": [{"value": i, "name": f"c{i}"} for i in range(CLASSES)],
+                "activation": "softmax",
+            },
+        }
+        | more
+    )
+
+
+def _input(**patch: Any) -> dict[str, Any]:
+    return {
+        "bands": list(BANDS),
+        "units": "reflectance",
+        "normalization": {"type": "mean-std", "mean": MEAN, "std": STD},
+        "patch": patch,
+    }
+
+
+def unet_card() -> ModelCard:
+    """U-Net of segmentation_models_pytorch, efficientnet-b4, seeded weights."""
+    args = {"encoder_name": "efficientnet-b4", "in_channels": 6, "classes": CLASSES}
+    path = scratch() / f"unet-b4-{SEED}.safetensors"
+    if not path.is_file():
+        _seed_unet(path, args)
+    return _card(
+        "bench-unet-b4",
+        path,
+        architecture="segmentation_models_pytorch:Unet",
+        architecture_args=args,
+        input=_input(size=256, multiple_of=32, alignment=1),
+    )
+
+
+def _seed_unet(path: Path, args: dict[str, Any]) -> None:
+    """Random weights; batch norm has seen real imagery, so that labels vary."""
+    import segmentation_models_pytorch as smp
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(SEED)
+    net = smp.Unet(encoder_weights=None, **args)
+    pixels, _ = sample()
+    x = (pixels[:, :256, :256] / 1e4 - np.array(MEAN)[:, None, None]) / 0.15
+    batch = torch.from_numpy(np.stack([x, x[:, ::-1], x[:, :, ::-1]]).astype("f4"))
+    for part in net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = None
+    with torch.no_grad():
+        net.train()(batch)
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
+
+
+def tiny_card() -> ModelCard:
+    """One 1 x 1 convolution: all that is left is reading, cutting and writing."""
+    import torch
+    from safetensors.torch import save_file
+
+    args = {"in_channels": 6, "out_channels": CLASSES, "kernel_size": 1}
+    path = scratch() / f"tiny-{SEED}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(SEED)
+        save_file(torch.nn.Conv2d(**args).state_dict(), path)
+    return _card(
+        "bench-tiny",
+        path,
+        architecture="torch.nn:Conv2d",
+        architecture_args=args,
+        input=_input(size=256, multiple_of=1, alignment=1, halo=0),
+    )
