@@ -141,7 +141,9 @@ def timed(call: Callable[[], Any]) -> Spent:
 
 
 def cpu_seconds() -> float:
-    parts = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    parts = [
+        resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
     return sum(p.ru_utime + p.ru_stime for p in parts)
 
 
@@ -180,7 +182,9 @@ def peak_mb() -> float:
     return round(kib * 1024 / 1e6, 1)
 
 
-def in_subprocess(module: str, *args: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+def in_subprocess(
+    module: str, *args: str, env: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module that prints one JSON line at the end; give that, or the error."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", module, *args],

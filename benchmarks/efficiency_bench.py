@@ -50,7 +50,9 @@ def measure(name: str, size: int, repeat: int) -> dict[str, Any]:
     pixels = jobs[0].report.pixels
     walls = {k: [s.wall for s in v] for k, v in found.items()}
     ratios = [f / e for f, e in zip(walls["forward"], walls["end_to_end"], strict=True)]
-    kept = median([f / p for f, p in zip(walls["forward"], walls["predict"], strict=True)])
+    kept = median(
+        [f / p for f, p in zip(walls["forward"], walls["predict"], strict=True)]
+    )
     row = {
         "workload": name,
         "size_px": size,
@@ -62,9 +64,7 @@ def measure(name: str, size: int, repeat: int) -> dict[str, Any]:
         "plan_s": round(planned.wall, 3),
         "model_load_s": round(loaded.wall, 3),
         "patches": len(batches) * kernel.predictor.batch,
-        "recompute": round(
-            sum(b[:, 0].size for b in batches) / max(1, pixels), 3
-        ),
+        "recompute": round(sum(b[:, 0].size for b in batches) / max(1, pixels), 3),
         "inference": plan.inference.model_dump(),
         "predictor": kernel.predictor.describe(),
         "output": plan.output.model_dump(),
@@ -75,9 +75,7 @@ def measure(name: str, size: int, repeat: int) -> dict[str, Any]:
             for k in jobs[0].totals
             if k.endswith("_s")
         },
-        "counters": {
-            k: v for k, v in jobs[0].totals.items() if not k.endswith("_s")
-        },
+        "counters": {k: v for k, v in jobs[0].totals.items() if not k.endswith("_s")},
     }
     # What a busy neighbour disturbs least: the best run of each, and CPU seconds.
     row["efficiency_best"] = round(min(walls["forward"]) / min(walls["end_to_end"]), 4)

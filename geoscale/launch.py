@@ -97,8 +97,10 @@ def plan_source(
         The model.
     grid : Grid
         Asked for its area of interest only.
-    inference, output
+    inference : Inference
         What the user chose.
+    output : Output
+        What is to be stored.
 
     Returns
     -------

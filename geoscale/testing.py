@@ -33,18 +33,12 @@ def toy_geobox(shape: tuple[int, int]) -> GeoBox:
 
 @dataclass
 class FakeSource:
-    """An array as a source; counts reads, may be made to fail.
-
-    Parameters
-    ----------
-    data : ndarray, (time, band, y, x)
-        Pixels.
-    valid : ndarray of bool, (time, y, x)
-        Usable pixels.
-    """
+    """An array as a source; counts reads, may be made to fail."""
 
     data: Array
+    """Pixels, (time, band, y, x)."""
     valid: Bool
+    """Usable pixels, (time, y, x)."""
     fail: dict[Window, int] = field(default_factory=dict)
     """Windows whose reading fails, and how often; -1 for ever."""
     refuse: bool = False

@@ -95,14 +95,14 @@ def verify_blocks(
         for key, digests in keys.items()
     )
 
-    def check(job: tuple[int, str, set[str | None]]) -> Damage | None:
+    def _check(job: tuple[int, str, set[str | None]]) -> Damage | None:
         number, key, digests = job
         reason = _compare(sink.fetch_digest(key), digests)
         return None if reason is None else Damage(number, key, reason)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         for group in _groups(jobs, 64 * threads):
-            for damage in pool.map(check, group):
+            for damage in pool.map(_check, group):
                 found.checked += 1
                 if damage is not None:
                     found.damaged.append(damage)
