@@ -76,7 +76,9 @@ def _read_parquet(path: str) -> list[Mapping[str, Any]]:
     arrow = require("stac_geoparquet.arrow", extra="geoparquet")
     parquet = require("pyarrow.parquet", extra="geoparquet")
     try:
-        return list(arrow.stac_table_to_items(parquet.read_table(path)))
+        # one thread: pyarrow's pool may abort a process that exits at once
+        table = parquet.read_table(path, use_threads=False)
+        return list(arrow.stac_table_to_items(table))
     except (OSError, ValueError, KeyError) as err:
         raise SourceError(
             f"cannot read stac-geoparquet {redact(path)}: {redact(str(err))[:200]}"
