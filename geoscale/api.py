@@ -29,10 +29,12 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.models import find_card
-from geoscale.plans import Inference, InferencePlan, Output
+from geoscale.options import Inference, Output
+from geoscale.plans import InferencePlan
 from geoscale.sources.opening import open_source
 from geoscale.sources.settings import Grid, parse_grid
 from geoscale.stacks import as_source, open_stack
+from geoscale.tune import settle, wait_for_plan
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -61,6 +63,7 @@ class InferenceOptions(TypedDict, total=False):
     batch: int | str
     runtime: str
     precision: str
+    min_agreement: float
     device: str
     in_flight: int
 
@@ -104,9 +107,11 @@ def plan(
     *,
     aoi: str | Mapping[str, Any] | None = None,
     output: Output | Mapping[str, Any] | None = None,
+    measure: bool = True,
+    trust_code: bool = False,
     **options: Unpack[InferenceOptions],
 ) -> InferencePlan:
-    """Plan a job; no pixel is read and no network is run.
+    """Plan a job; no pixel is read and no network is run, unless ``auto`` asks.
 
     Parameters
     ----------
@@ -118,9 +123,14 @@ def plan(
         GeoJSON in degrees; pixels outside are nodata, blocks outside never run.
     output : Output or mapping, optional
         ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
+    measure : bool
+        With ``runtime="auto"`` or ``precision="auto"``: measure now, in this
+        process, on some patches of the job; else `run` does it where it runs.
+    trust_code : bool
+        Allow Python code that the card names, which measuring runs.
     **options
         ``block_px``, ``patch_px``, ``stride_px``, ``merge``, ``batch``,
-        ``runtime``, ``precision``, ``device``, ``in_flight``.
+        ``runtime``, ``precision``, ``min_agreement``, ``device``, ``in_flight``.
 
     Returns
     -------
@@ -136,16 +146,21 @@ def plan(
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
     made = plan_source(source, card, where, _inference(options), _output(output))
-    return dataclasses.replace(made, live=source)
+    made = dataclasses.replace(made, live=source)
+    return settle(made, trust_code=trust_code) if measure else made
 
 
-def plan_job(job: Job | str | Path) -> InferencePlan:
+def plan_job(
+    job: Job | str | Path, *, measure: bool = True, trust_code: bool = False
+) -> InferencePlan:
     """Plan what a job file asks for.
 
     Parameters
     ----------
     job : Job, str or path
         The job, or its YAML file.
+    measure, trust_code : bool
+        As for `plan`.
 
     Returns
     -------
@@ -163,7 +178,8 @@ def plan_job(job: Job | str | Path) -> InferencePlan:
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
     made = plan_source(source, card, job.grid, job.inference, output)
-    return dataclasses.replace(made, live=source)
+    made = dataclasses.replace(made, live=source)
+    return settle(made, trust_code=trust_code) if measure else made
 
 
 def run(
@@ -206,6 +222,7 @@ def run(
         If no block could go on.
     """
     url = as_url(to)
+    plan = prepare(plan, url, client=client, shard=shard, trust_code=trust_code)
     sink, journal = make_sink(plan, url), Journal(url)
     plan.validate(allowed_bytes=allowed_worker_bytes(client))
     journal.check(plan)
@@ -215,7 +232,7 @@ def run(
     executor = make_executor(plan, url, client, trust_code=trust_code)
     blocks = None if shard is None else pick_shard(plan, shard)
     tally = drive(plan, journal, executor, blocks=blocks, progress=progress)
-    return finish_run(plan, url, tally, describe_run(plan, client))
+    return finish_run(plan, url, tally, describe_run(plan, client), client)
 
 
 def run_job(
@@ -238,7 +255,47 @@ def run_job(
         As `run` gives.
     """
     job = job if isinstance(job, Job) else load_job(job)
-    return run(plan_job(job), job.output.to, client=client, **options)
+    made = plan_job(job, measure=False)
+    return run(made, job.output.to, client=client, **options)
+
+
+def prepare(
+    plan: InferencePlan,
+    to: str | Path,
+    *,
+    client: Client | None = None,
+    shard: tuple[int, int] | None = None,
+    trust_code: bool = False,
+) -> InferencePlan:
+    """Settle what a plan leaves to measurement, where its blocks will run.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Comes back as it is if nothing is open.
+    to : str or path
+        Output: what an earlier run of the job chose there holds.
+    client : distributed.Client, optional
+        Cluster; one of its workers measures.
+    shard : tuple of int, optional
+        As for `run`: the first part measures, the others take its choice.
+    trust_code : bool
+        Allow Python code that the card names outside known packages.
+
+    Returns
+    -------
+    InferencePlan
+        Ready to run.
+
+    Raises
+    ------
+    StoppedError
+        If the first of several parts chooses nothing within some minutes.
+    """
+    url = as_url(to)
+    if shard is not None and shard[0] != 0 and plan.asked is not None:
+        wait_for_plan(url)
+    return settle(plan, url, client=client, trust_code=trust_code)
 
 
 def as_url(place: str | Path) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.types import Json
+
 if TYPE_CHECKING:
     from geoscale.plans import InferencePlan
 
@@ -44,9 +46,52 @@ def describe_plan(
     ]
     if mpx_per_s:
         lines.append(("time", _time(plan, mpx_per_s, cost_per_hour)))
+    lines += [("tuning", text) for text in describe_tuning(plan)]
     lines += [("note", note) for note in plan.notes]
     body = "\n".join(f"  {name:<8} {text}" for name, text in lines)
     return f"InferencePlan  {plan.hash[:12]}\n{body}"
+
+
+def describe_tuning(plan: InferencePlan) -> list[str]:
+    """Say what was measured, best first, and what was not used and why.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        The plan.
+
+    Returns
+    -------
+    list of str
+        A line each; empty where nothing is measured.
+    """
+    if plan.asked is None:
+        return []
+    if plan.tuning is None:
+        asked = f"runtime {plan.asked.runtime}, precision {plan.asked.precision}"
+        return [f"{asked}: measured where the blocks run, before the first"]
+    told = plan.tuning
+    rows = sorted(told["rows"], key=lambda row: (bool(row["said"]), -row["mpx_s"]))
+    chosen = told["choice"]
+    speed = f"{chosen['mpx_s']:.2f} useful Mpx/s on {told['machine']}"
+    lines = [f"{_pair(chosen)}: {speed}{_agreement(chosen, told['reference'])}"]
+    for row in rows:
+        if row == chosen:
+            continue
+        text = row["said"] or f"{row['mpx_s']:.2f} Mpx/s"
+        lines.append(f"  not {_pair(row)}: {text}")
+    return lines
+
+
+def _pair(row: Json) -> str:
+    text = f"{row['runtime']} {row['precision']}"
+    return text + (f", patch {row['patch']}, batch {row['batch']}" * bool(row["batch"]))
+
+
+def _agreement(row: Json, reference: str) -> str:
+    if row["agreement"] is None:
+        return ""
+    return f", {row['agreement']:.3%} of labels as by {reference}"
 
 
 def _imagery(plan: InferencePlan) -> str:
@@ -88,11 +133,15 @@ def _model(plan: InferencePlan) -> str:
 
 def _patches(plan: InferencePlan) -> str:
     height, width = plan.lattice.patch_shape
-    return (
-        f"{plan.count_patches():,} of {height} x {width} px  "
+    least, most = plan.recompute(shared=True), plan.recompute()
+    text = (
+        f"{plan.count_distinct_patches():,} of {height} x {width} px  "
         f"stride {plan.inference.stride} px  merge {plan.lattice.merge}  "
-        f"computed x{plan.recompute():.2f}"
+        f"computed x{least:.2f}"
     )
+    if most > 1.01 * least:
+        text += f" to x{most:.2f}, the more processes run neighbouring blocks"
+    return text
 
 
 def _blocks(plan: InferencePlan) -> str:

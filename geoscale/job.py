@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geoscale.card import explain_validation
 from geoscale.errors import JobError
-from geoscale.plans import Inference, Output
+from geoscale.options import Inference, Output
 from geoscale.sources.settings import Grid, Imagery
 
 

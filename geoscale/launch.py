@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,8 +18,9 @@ from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
 from geoscale.models import handshake, resolve_weights
+from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
-from geoscale.plans import Inference, InferencePlan, Output
+from geoscale.plans import InferencePlan
 from geoscale.sinks.overviews import write_overviews
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.aoi import find_aoi
@@ -171,15 +174,19 @@ def make_executor(
             threads=allowed_cpus(),
         )
         return LoopExecutor(kernel, in_flight)
-    workers = wait_for_workers(client)
-    hosts = Counter(urlsplit(address).hostname for address in workers)
-    extra: tuple[Any, ...] = (trust_code, max(hosts.values()))
+    extra: tuple[Any, ...] = (trust_code, count_processes(client))
     if plan.live is not None and plan.source.get("kind") == "array":
         # Only an array in this process has to travel, once per worker.
         extra = (*extra, client.scatter(plan.live, broadcast=True, hash=False))
     return DaskExecutor(
         client, build_kernel, url, plan.hash, in_flight=in_flight, extra=extra
     )
+
+
+def count_processes(client: Client) -> int:
+    """Count the worker processes that share a host, at most."""
+    workers = wait_for_workers(client)
+    return max(Counter(urlsplit(address).hostname for address in workers).values())
 
 
 def wait_for_workers(client: Client, timeout_s: float = 120.0) -> dict[str, Any]:
@@ -236,7 +243,9 @@ def describe_run(plan: InferencePlan, client: Client | None) -> Json:
     return {
         "model": plan.card.name,
         "model_sha256": plan.weights_sha256,
+        "runtime": plan.inference.runtime,
         "precision": plan.inference.precision,
+        "tuning": None if plan.tuning is None else plan.tuning["choice"],
         "device": plan.inference.device,
         "batch": plan.inference.batch,
         "workers": workers,
@@ -245,7 +254,11 @@ def describe_run(plan: InferencePlan, client: Client | None) -> Json:
 
 
 def finish_run(
-    plan: InferencePlan, url: str, tally: Tally, provenance: Json
+    plan: InferencePlan,
+    url: str,
+    tally: Tally,
+    provenance: Json,
+    client: Client | None = None,
 ) -> RunReport:
     """Verify and seal an output whose blocks are all there, and report.
 
@@ -259,6 +272,8 @@ def finish_run(
         Of this run.
     provenance : dict
         Kept with the output.
+    client : distributed.Client, optional
+        Cluster that makes the overviews.
 
     Returns
     -------
@@ -273,7 +288,7 @@ def finish_run(
         _drop_orphans(sink, {key for keys in done.values() for key in keys})
         summary = dict(provenance)
         if plan.output.overviews:
-            summary["overviews"] = _overviews(journal, url)
+            summary["overviews"] = _overviews(journal, url, client)
         found = finalize(plan, journal, sink, summary)
         complete, damaged = found.is_sound, len(found.damaged)
         if complete:
@@ -293,12 +308,24 @@ def finish_run(
     )
 
 
-def _overviews(journal: Journal, url: str) -> Json:
+def _overviews(journal: Journal, url: str, client: Client | None) -> Json:
     """Make the coarser copies, or keep those of a finished output."""
     final = journal.final()
     if final is not None and "overviews" in final:
         return dict(final["overviews"])
-    return dict(write_overviews(url))
+    if client is None:
+        return dict(write_overviews(url))
+    return dict(write_overviews(url, spread=partial(_spread, client)))
+
+
+def _spread(
+    client: Client, function: Callable[[Any], Any], parts: Sequence[Any]
+) -> Iterator[Any]:
+    """Call a function for every part on the workers, a wave of them at a time."""
+    wave = 16 * max(1, len(wait_for_workers(client)))
+    for first in range(0, len(parts), wave):
+        some = parts[first : first + wave]
+        yield from client.gather(client.map(function, some, pure=False, retries=3))
 
 
 def _drop_orphans(sink: ZarrSink, recorded: set[str]) -> None:

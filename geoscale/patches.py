@@ -243,15 +243,18 @@ class Lattice:
         list of Patch
             In lattice order, which is also the order of blending.
         """
-        pick = Axis.owning if self.merge == "crop" else Axis.covering
-        rows = pick(self.y, core.y0, core.y1)
-        columns = pick(self.x, core.x0, core.x1)
+        rows, columns = self.ranges(core)
         return [self._patch(ky, kx, core) for ky in rows for kx in columns]
+
+    def ranges(self, core: Window) -> tuple[range, range]:
+        """Rows and columns of the lattice that `touching` would list."""
+        pick = Axis.owning if self.merge == "crop" else Axis.covering
+        return pick(self.y, core.y0, core.y1), pick(self.x, core.x0, core.x1)
 
     def count_touching(self, core: Window) -> int:
         """Count what `touching` would list, without listing it."""
-        pick = Axis.owning if self.merge == "crop" else Axis.covering
-        return len(pick(self.y, core.y0, core.y1)) * len(pick(self.x, core.x0, core.x1))
+        rows, columns = self.ranges(core)
+        return len(rows) * len(columns)
 
     def read_window(self, core: Window) -> Window:
         """Pixels a block must read: all its patches, clipped to the stack."""

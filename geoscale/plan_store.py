@@ -10,13 +10,8 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
-from geoscale.plans import (
-    RESULT_VERSION,
-    Inference,
-    InferencePlan,
-    Output,
-    make_geobox,
-)
+from geoscale.options import Inference, Output
+from geoscale.plans import RESULT_VERSION, InferencePlan, make_geobox
 from geoscale.types import Json
 
 
@@ -88,6 +83,7 @@ def load_plan(data: bytes, parquet: bytes) -> InferencePlan:
     # the process ("terminate called without an active exception", 30 of 60 runs).
     table = pq.read_table(io.BytesIO(parquet), columns=["state"], use_threads=False)
     states = table["state"].to_numpy()
+    asked = stored["asked"]
     plan = InferencePlan(
         source=stored["source"],
         card=ModelCard.from_dict(stored["card"], where="stored plan"),
@@ -101,6 +97,8 @@ def load_plan(data: bytes, parquet: bytes) -> InferencePlan:
         states=np.asarray(states, np.uint8),
         aoi=stored["aoi"],
         notes=tuple(stored["notes"]),
+        asked=None if asked is None else Inference.model_validate(asked),
+        tuning=stored["tuning"],
     )
     if plan.hash != stored["plan_hash"]:
         raise OutputError(

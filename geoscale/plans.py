@@ -12,25 +12,24 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from geoscale.blend import Taper
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
 from geoscale.errors import MemoryPlanError, PlanError
 from geoscale.memory import BlockMemory, project_block_memory
-from geoscale.patches import Lattice, Merge
+from geoscale.options import Inference, Output
+from geoscale.patches import Lattice
 from geoscale.types import Json, Source
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same plan would give other pixels than before."""
 
 RESERVED_BYTES = 1_200_000_000
@@ -41,53 +40,6 @@ ACTIVATIONS = 320
 
 RUN, OUTSIDE, NO_ITEM = 0, 1, 2
 """State of a block: to be run, outside the area of interest, no imagery."""
-
-
-class Inference(BaseModel):
-    """How the model is run; every value is resolved once the plan is made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    block: Annotated[int, Field(ge=1, le=65536)] | None = None
-    """Height and width of a block, in px; default: 8 strides or so, >= 1024."""
-    patch: Annotated[int, Field(ge=1, le=8192)] | None = None
-    """Height and width of a patch, in px; default: the card's."""
-    stride: Annotated[int, Field(ge=1)] | None = None
-    """Pixels between patches; default: patch less twice the halo (crop), or
-    about four fifths of the patch (blend)."""
-    merge: Merge | None = None
-    """Default: ``crop`` where the card knows the halo, else ``blend``."""
-    taper: Taper = "hann"
-    """Shape of the weights of ``blend``."""
-    batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
-    """Patches that go through the network together."""
-    runtime: Literal["auto", "torch", "onnx"] = "auto"
-    """Library that runs the network."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Arithmetic of the network."""
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", exclude=False)
-    ] = "auto"
-    """``cuda`` never falls back to the CPU."""
-    in_flight: Annotated[int, Field(ge=1, le=16)] = 2
-    """Blocks a process works on at a time, so that reading and writing overlap
-    with inference."""
-
-
-class Output(BaseModel):
-    """What is stored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layers: tuple[str, ...] = ("classes", "confidence")
-    """Some of classes, confidence, scores."""
-    scores_dtype: Literal["uint8", "float16"] = "uint8"
-    """How scores are stored."""
-    chunk: Annotated[int, Field(ge=1)] | None = None
-    """Height and width of a chunk inside a shard, in px; default: a divisor of
-    the block, at most 512."""
-    overviews: bool = True
-    """Whether coarser copies are made for viewing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +92,10 @@ class InferencePlan:
     nodata."""
     notes: tuple[str, ...] = ()
     """What the user should know; not hashed."""
+    asked: Inference | None = None
+    """What the user chose, where something of it is to be measured; not hashed."""
+    tuning: Json | None = None
+    """What was measured to choose, with figures; not hashed."""
     live: Source | None = field(default=None, compare=False, repr=False)
     """The source in this process, if it was planned here; not stored."""
 
@@ -236,10 +192,28 @@ class InferencePlan:
             in_flight=self.inference.in_flight,
         )
 
-    def recompute(self) -> float:
-        """Pixels the network sees per pixel of the blocks to be run."""
+    def count_distinct_patches(self) -> int:
+        """Count patches that the blocks to be run need, shared ones once."""
+        shape = (len(self.times), self.lattice.y.count, self.lattice.x.count)
+        seen = np.zeros(shape, bool)
+        for n in self.numbers():
+            time, _, _ = self.grid.index(int(n))
+            rows, columns = self.lattice.ranges(self.grid.core(int(n)))
+            seen[time, rows.start : rows.stop, columns.start : columns.stop] = True
+        return int(seen.sum())
+
+    def recompute(self, *, shared: bool = False) -> float:
+        """Pixels the network sees per pixel of the blocks to be run.
+
+        Parameters
+        ----------
+        shared : bool
+            Count a patch at the edge of two blocks once, as where one process runs
+            both; else twice.
+        """
         pixels = sum(self.grid.core(int(n)).size for n in self.numbers())
-        return self.count_patches() * int(np.prod(self.lattice.patch_shape)) / pixels
+        count = self.count_distinct_patches() if shared else self.count_patches()
+        return count * int(np.prod(self.lattice.patch_shape)) / pixels
 
     def output_bytes(self, layers: int) -> int:
         """Bound the stored size before compression, in bytes."""
@@ -347,6 +321,8 @@ class InferencePlan:
             "itemsize": self.itemsize,
             "aoi": self.aoi,
             "notes": list(self.notes),
+            "asked": None if self.asked is None else self.asked.model_dump(mode="json"),
+            "tuning": self.tuning,
         }
 
     def identity(self) -> Json:
@@ -356,7 +332,7 @@ class InferencePlan:
         flight, paths and notes decide nothing.
         """
         data = self.to_dict()
-        free = {"device", "in_flight"}
+        free = {"device", "in_flight", "min_agreement"}
         inference = {k: v for k, v in data["inference"].items() if k not in free}
         return {
             "result version": RESULT_VERSION,
@@ -376,6 +352,26 @@ class InferencePlan:
     def hash(self) -> str:
         """Name of the result: sha256 of its canonical identity."""
         return _digest(self.identity())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to be measured before the first block."""
+        return self.asked is None or self.tuning is not None
+
+    def asks_the_same(self, other: InferencePlan) -> bool:
+        """Whether two plans come from one job, whatever was measured for each."""
+        if self.asked is None or other.asked is None:
+            return False
+        measured = {"inference", "output", "empty blocks"}
+        ours, theirs = self.identity(), other.identity()
+        same = all(ours[k] == theirs[k] for k in ours.keys() - measured)
+        layers = {"chunk"}
+        return same and (
+            self.asked.model_dump(exclude={"in_flight", "device"})
+            == other.asked.model_dump(exclude={"in_flight", "device"})
+            and self.output.model_dump(exclude=layers)
+            == other.output.model_dump(exclude=layers)
+        )
 
 
 def make_geobox(grid: Json) -> GeoBox:

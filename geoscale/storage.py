@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 import uuid
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,24 @@ from geoscale.words import redact
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class Traffic:
+    """What this process has stored; for tests, benchmarks and reports."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.puts = 0
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Count one object."""
+        with self._lock:
+            self.puts += 1
+            self.bytes += size
+
+
+TRAFFIC = Traffic()
 
 
 class Folder:
@@ -72,6 +91,7 @@ class Folder:
                 self._fs.pipe_file(target, data)
         except OSError as err:
             raise explain_os_error(err, self.url) from err
+        TRAFFIC.add(len(data))
 
     def get(self, name: str) -> bytes | None:
         """Bytes of an object; None where there is none."""

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoscale.engine.block import Kernel, infer_block
+from geoscale.options import Inference, Output
 from geoscale.planner import make_plan
-from geoscale.plans import Inference, Output
 from geoscale.preprocess import Preprocessor
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.testing import FakePredictor, scene, toy_card

@@ -119,7 +119,7 @@ def test_ukis_has_no_seams_and_keeps_its_accuracy(data_dir, tmp_path):
     pytest.importorskip("ukis_csmask")
     array, label = ukis_scene(data_dir)
     plan = gs.plan(array, "ukis-csmask-6b-l1c", block_px=256)
-    assert (plan.lattice.merge, plan.inference.stride) == ("blend", 203)
+    assert (plan.lattice.merge, plan.inference.stride) == ("blend", 233)
     report = gs.run(plan, tmp_path / "map.zarr")
     assert report.complete
     classes = gs.open_output(str(tmp_path / "map.zarr")).classes.values[0]

@@ -90,12 +90,20 @@ def plan(
         float | None,
         typer.Option(help="Price of the cluster per hour: gives the cost."),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(help="Measure here what the job leaves to `auto`."),
+    ] = True,
+    trust_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a job and say what it will read, run and write; reads no pixel."""
+    """Check a job and say what it will read, run and write.
+
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`.
+    """
     from geoscale.launch import allowed_worker_bytes
 
-    made, output = _plan(job)
+    made, output = _plan(job, measure=measure, trust_code=trust_code)
     allowed = allowed_worker_bytes(None)
     if as_json:
         say_json(_plan_data(made, output))
@@ -130,21 +138,22 @@ def run(
 
     part, profile = _parse_shard(shard), _choose_profile(cluster, workers)
     with interruptible("interrupted; the same command goes on where this one stopped"):
-        made, output = _plan(job)
+        made, output = _plan(job, measure=False)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
-        with (
-            _connect(profile, made.inference.in_flight) as client,
-            show_progress(err=as_json) as progress,
-        ):
-            report = api.run(
-                made,
-                output,
-                client=client,
-                shard=part,
-                trust_code=trust_code,
-                progress=progress,
-            )
+        with _connect(profile, made.inference.in_flight) as client:
+            if not made.is_settled:
+                made = _settle(made, output, client, part, trust_code)
+                say(f"{made}\n", err=as_json)
+            with show_progress(err=as_json) as progress:
+                report = api.run(
+                    made,
+                    output,
+                    client=client,
+                    shard=part,
+                    trust_code=trust_code,
+                    progress=progress,
+                )
     _end(report, as_json)
 
 
@@ -186,7 +195,22 @@ def export(
         say("\n".join(str(path) for path in paths))
 
 
-def _plan(job: Path) -> tuple[InferencePlan, str]:
+def _settle(
+    made: InferencePlan,
+    output: str,
+    client: Client | None,
+    part: tuple[int, int] | None,
+    trust_code: bool,
+) -> InferencePlan:
+    from geoscale import api
+
+    say("measuring what the job leaves to `auto` …", err=True)
+    return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
+
+
+def _plan(
+    job: Path, *, measure: bool, trust_code: bool = False
+) -> tuple[InferencePlan, str]:
     from geoscale import api
     from geoscale.errors import OutputError
 
@@ -194,7 +218,7 @@ def _plan(job: Path) -> tuple[InferencePlan, str]:
     output = loaded.output.to
     if "://" not in output and Path(output).is_file():
         raise OutputError(f"output {output} is a file; give a folder of its own")
-    return api.plan_job(loaded), output
+    return api.plan_job(loaded, measure=measure, trust_code=trust_code), output
 
 
 def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
@@ -212,6 +236,7 @@ def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
         "layers": list(made.output.layers),
         "model": made.card.name,
         "weights_sha256": made.weights_sha256,
+        "tuning": made.tuning,
     }
 
 

@@ -8,12 +8,17 @@ level, whatever the map's size. Open one with ``open_output(url, group=...)``:
 
 from __future__ import annotations
 
+import functools
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from geoscale.errors import OutputError
+from geoscale.memory import allowed_cpus
 from geoscale.sinks.layout import consolidate, load_template, read_part
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.storage import Folder
@@ -26,15 +31,24 @@ FOLDER = "overviews"
 """Group below the root that holds the levels."""
 
 
-def write_overviews(url: str, *, smallest_px: int = 512) -> dict[str, str | None]:
+Part = tuple[tuple[str, str, str], int, tuple[int, int, int, int]]
+"""One block of a level: its place (URL of the finer level, its own, a name for this
+making of it), time step and core."""
+Spread = Callable[[Callable[[Part], dict[str, str | None]], Sequence[Part]], Any]
+"""Calls a function for every part somewhere, and gives an iterable of results."""
+
+
+def write_overviews(
+    url: str, *, smallest_px: int = 512, spread: Spread | None = None
+) -> dict[str, str | None]:
     """Write all overviews of a finished output and announce them on its root.
 
     Class layers take the *mode* of the valid pixels among each 2 x 2, ties go to
     the one that comes first in reading order, so no class wins by its number;
     other layers take the mean of the valid pixels, rounded where stored as
     integers. Each level comes from the one before: at 1/4 and coarser the mode
-    is a mode of modes. Run it in one process, after the last block; running it
-    again gives the same bytes.
+    is a mode of modes. Start it once, after the last block; running it again gives
+    the same bytes.
 
     Parameters
     ----------
@@ -42,6 +56,8 @@ def write_overviews(url: str, *, smallest_px: int = 512) -> dict[str, str | None
         A finished output.
     smallest_px : int
         Levels are added until the longer side is at most this, in px.
+    spread : callable, optional
+        Where the parts of a level are made, in any order; default: threads here.
 
     Returns
     -------
@@ -56,6 +72,7 @@ def write_overviews(url: str, *, smallest_px: int = 512) -> dict[str, str | None
         If there is no room or no right to write.
     """
     base = template = load_template(url)
+    spread = spread or _spread_threads
     digests: dict[str, str | None] = {}
     levels: list[tuple[str, OutputTemplate]] = [(".", base)]
     factor, finer = 1, str(url).rstrip("/")
@@ -64,8 +81,8 @@ def write_overviews(url: str, *, smallest_px: int = 512) -> dict[str, str | None
         name = f"{FOLDER}/{factor}"
         sink = ZarrSink(f"{url}/{name}", template)
         sink.create()
-        for key, digest in _write_level(finer, sink).items():
-            digests[f"{name}/{key}"] = digest
+        for found in spread(write_part, list(_iter_parts(finer, sink))):
+            digests.update({f"{name}/{key}": digest for key, digest in found.items()})
         levels.append((name, template))
         finer = sink.url
     if len(levels) > 1:
@@ -161,15 +178,13 @@ def reduce_mode(data: Array, fill: float) -> Array:
     >>> reduce_mode(np.array([[7, 1, 255], [1, 7, 255]], np.uint8), 255)
     array([[  7, 255]], dtype=uint8)
     """
-    four = _quads(data, fill)
-    votes = np.zeros(four.shape, np.uint8)
-    for i in range(4):
-        for k in range(4):
-            votes[i] += four[i] == four[k]
-    votes[four == fill] = 0
-    # argmax takes the first of equals: reading order
-    best = votes.argmax(axis=0)[None]
-    winners: Array = np.take_along_axis(four, best, axis=0)[0]
+    a, b, c, d = _quads(data, fill)
+    # Two of a kind cannot be outvoted by what comes later, only equalled.
+    a_wins = (a != fill) & ((a == b) | (a == c) | (a == d))
+    b_wins = (b != fill) & ((b == c) | (b == d))
+    first = np.where(a != fill, a, np.where(b != fill, b, np.where(c != fill, c, d)))
+    rest = np.where((c != fill) & (c == d), c, first)
+    winners: Array = np.where(a_wins, a, np.where(b_wins, b, rest))
     return winners
 
 
@@ -193,12 +208,16 @@ def reduce_mean(data: Array, fill: float) -> Array:
     >>> reduce_mean(np.array([[1, 255, 4], [5, 255, 6]], np.uint8), 255)
     array([[3, 5]], dtype=uint8)
     """
-    four = _quads(data, fill)
-    valid = ~np.isnan(four) if np.isnan(fill) else four != fill
-    count = valid.sum(axis=0)
     # float32 would round sums of large integers
-    total = np.where(valid, four, 0).sum(axis=0, dtype=np.float64)
-    mean = total / np.maximum(count, 1)
+    small = data.dtype.kind in "ui" and data.dtype.itemsize <= 2
+    rows, columns = -(-data.shape[0] // 2), -(-data.shape[1] // 2)
+    total = np.zeros((rows, columns), np.float32 if small else np.float64)
+    count = np.zeros((rows, columns), np.uint8)
+    for plane in _quads(data, fill):
+        valid = ~np.isnan(plane) if np.isnan(fill) else plane != fill
+        total += np.where(valid, plane, plane.dtype.type(0))
+        count += valid
+    mean = total / np.maximum(count, 1).astype(total.dtype)
     if np.issubdtype(data.dtype, np.integer):
         mean = np.rint(mean)
     return np.where(count > 0, mean, fill).astype(data.dtype)
@@ -208,36 +227,74 @@ def _method(layer: Layer) -> str:
     return "mode" if is_categorical(layer) else "average"
 
 
-def _quads(data: Array, fill: float) -> Array:
+def _quads(data: Array, fill: float) -> list[Array]:
     rows, columns = data.shape
     if rows % 2 or columns % 2:
         pad = ((0, rows % 2), (0, columns % 2))
         data = np.pad(data, pad, constant_values=np.asarray(fill, data.dtype))
-    return np.stack([data[i::2, k::2] for i in (0, 1) for k in (0, 1)])
+    # whole copies: everything after is some twenty passes over them
+    return [np.ascontiguousarray(data[i::2, k::2]) for i in (0, 1) for k in (0, 1)]
 
 
-def _write_level(finer: str, sink: ZarrSink) -> dict[str, str | None]:
+def _iter_parts(finer: str, sink: ZarrSink) -> Iterator[Part]:
+    template, step = sink.template, sink.template.block_px
+    # A process may keep a level open, but not for the next output at its place.
+    place = (finer, sink.url, uuid.uuid4().hex)
+    for time in range(len(template.times)):
+        for y0 in range(0, template.shape[0], step):
+            for x0 in range(0, template.shape[1], step):
+                core = Window(y0, x0, y0 + step, x0 + step).clip(template.shape)
+                yield place, time, core.as_tuple()
+
+
+def _spread_threads(
+    write: Callable[[Part], dict[str, str | None]], parts: Sequence[Part]
+) -> Iterator[dict[str, str | None]]:
+    with ThreadPoolExecutor(allowed_cpus(), thread_name_prefix="overviews") as pool:
+        yield from pool.map(write, parts)
+
+
+def write_part(part: Part) -> dict[str, str | None]:
+    """Make one block of a level from the finer one, in whatever process.
+
+    Parameters
+    ----------
+    part : tuple
+        Place of the level, time step, core.
+
+    Returns
+    -------
+    dict
+        Stored key → digest; None where all is fill value.
+
+    Raises
+    ------
+    OutputError
+        If the finer level is not there.
+    """
+    place, time, core = part
+    template, arrays, sink = _open_level(*place)
+    at = (time, Window(*core))
+    block = {
+        layer.name: _reduce(arrays[layer.name], layer, at, template)
+        for layer in template.layers
+    }
+    return sink.write(time, Window(*core), block)
+
+
+@functools.lru_cache(maxsize=4)
+def _open_level(
+    finer: str, url: str, _making: str
+) -> tuple[OutputTemplate, dict[str, Any], ZarrSink]:
     import zarr
 
-    template, digests = sink.template, {}
+    template = load_template(url)
     try:
         group = zarr.open_group(finer, mode="r", zarr_format=3)
         arrays: dict[str, Any] = {x.name: group[x.name] for x in template.layers}
     except (FileNotFoundError, KeyError) as err:
         raise OutputError(f"output {redact(finer)} lacks {err}; run the job") from err
-    step = template.block_px
-    for time in range(len(template.times)):
-        for y0 in range(0, template.shape[0], step):
-            for x0 in range(0, template.shape[1], step):
-                core = Window(y0, x0, y0 + step, x0 + step).clip(template.shape)
-                block = {
-                    layer.name: _reduce(
-                        arrays[layer.name], layer, (time, core), template
-                    )
-                    for layer in template.layers
-                }
-                digests.update(sink.write(time, core, block))
-    return digests
+    return template, arrays, ZarrSink(url, template)
 
 
 def _reduce(

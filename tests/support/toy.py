@@ -17,8 +17,9 @@ from geoscale.engine.block import Kernel
 from geoscale.engine.drive import Tally, drive, finalize
 from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
+from geoscale.options import Inference, Output
 from geoscale.planner import make_plan
-from geoscale.plans import Inference, InferencePlan, Output
+from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.layout import open_output
 from geoscale.sinks.zarr import ZarrSink

@@ -1,0 +1,72 @@
+"""What a user may choose about a run and its output, each with its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from geoscale.blend import Taper
+from geoscale.patches import Merge
+
+Runtime = Literal["native", "auto", "torch", "compile", "openvino", "onnx"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+class Inference(BaseModel):
+    """How the model is run; every value is resolved once the plan is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    block: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Height and width of a block, in px; default: whole strides, about an eighth of
+    the stack, 1024 to 2048 where patches are cropped and 8 strides or more where
+    they are blended."""
+    patch: Annotated[int, Field(ge=1, le=8192)] | None = None
+    """Height and width of a patch, in px; default: the card's, or where the runtime
+    is measured and the model takes any size without seams, the fastest."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Pixels between patches; default: patch less twice the halo (crop), or
+    ten elevenths of the patch (blend)."""
+    merge: Merge | None = None
+    """Default: ``crop`` where the card knows the halo, else ``blend``."""
+    taper: Taper = "hann"
+    """Shape of the weights of ``blend``."""
+    batch: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """Patches that go through the network together."""
+    runtime: Runtime = "native"
+    """Library that runs the network: ``native`` is ONNX Runtime for ONNX files,
+    else torch; ``auto`` measures all that are installed and takes the fastest."""
+    precision: Precision = "float32"
+    """Arithmetic of the network; ``auto`` may take a lower one that agrees with
+    float32 on the job's own pixels in `min_agreement` of the labels."""
+    min_agreement: Annotated[float, Field(ge=0.5, le=1.0)] = 0.995
+    """Least share of equal labels that ``precision: auto`` accepts."""
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", exclude=False)
+    ] = "auto"
+    """``cuda`` never falls back to the CPU."""
+    in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+    """Blocks a process works on at a time, so that reading and writing overlap
+    with inference."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether something of it is chosen by measurement."""
+        return "auto" in (self.runtime, self.precision)
+
+
+class Output(BaseModel):
+    """What is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[str, ...] = ("classes", "confidence")
+    """Some of classes, confidence, scores."""
+    scores_dtype: Literal["uint8", "float16"] = "uint8"
+    """How scores are stored."""
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    """Height and width of a chunk inside a shard, in px; default: a divisor of
+    the block, at most 512."""
+    overviews: bool = True
+    """Whether coarser copies are made for viewing."""
