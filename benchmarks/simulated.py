@@ -209,6 +209,7 @@ def _watch(
     tally = drive(plan, journal, executor, blocks=numbers, progress=note)
     wall = time.perf_counter() - start
     after = me.cpu_times()
+    spent = after.user + after.system - cpu.user - cpu.system
     assert tally.computed == len(numbers)
     third = len(marks) // 3
     steady = marks[third:] if third else marks
@@ -220,9 +221,8 @@ def _watch(
         "tasks_s": round(len(lengths) / wall, 1),
         "run_mean": round(tally.computed / len(lengths), 1),
         "run_longest": max(lengths),
-        "driver_cpus": round(
-            (after.user + after.system - cpu.user - cpu.system) / wall, 2
-        ),
+        "driver_ms": round(1000 * spent / tally.computed, 3),
+        "driver_cpus": round(spent / wall, 2),
         "rss_mb": [round(m[2], 1) for m in marks[:: max(1, len(marks) // 10)]],
         "rss_growth_mb": round(steady[-1][2] - steady[0][2], 1) if steady else None,
         "scheduler_tasks_max": max(tasks, default=0),
