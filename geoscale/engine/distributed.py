@@ -18,6 +18,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geoscale.engine.block import Kernel, run_block
@@ -36,6 +37,8 @@ STALL_S = 600.0
 """Least time without any block after which a run is held to hang, in s."""
 LOOK_S = 1.0
 """Age at which the list of workers is asked for again, in s."""
+_CUT_OFF = (OSError, RuntimeError, CancelledError)
+"""What a client raises that has lost its scheduler, or is closing for it."""
 
 
 class Ended(NamedTuple):
@@ -161,7 +164,7 @@ class DaskExecutor:
             self._check_scheduler()
             try:
                 self._workers = dict(self._client.nthreads())
-            except OSError:
+            except _CUT_OFF:
                 self._check_scheduler()  # else it may come back: keep what was known
             self._looked = time.monotonic()
         return self._workers
@@ -172,6 +175,7 @@ class DaskExecutor:
         batches = [free] if free else []
         batches += [[run] for run in runs if run.where is not None]
         for batch in batches:
+            self._check_scheduler()
             where = batch[0].where
             futures = self._client.map(
                 run_remote,
@@ -206,6 +210,9 @@ class DaskExecutor:
             data = self._client.sync(gather, callback_timeout=self._stall_s)
         except TimeoutError:
             raise self._stalled(self._stall_s) from None
+        except _CUT_OFF:
+            self._check_scheduler()
+            data = {}
         return [
             (f, data[f.key] if f.key in data else self._explain(f, running[f][0]))
             for f in futures
