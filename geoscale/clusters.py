@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 DASK_SETTINGS: dict[str, Any] = {
     # blocks are submitted in a window; moving them about only costs
     "distributed.scheduler.work-stealing": False,
-    # the driver counts attempts itself, by cause
-    "distributed.scheduler.allowed-failures": 100,
+    # the driver is told of every lost task, and counts and retries by itself
+    "distributed.scheduler.allowed-failures": 0,
     # longer than any hold of the GIL
     "distributed.scheduler.worker-ttl": "10 minutes",
     "distributed.comm.retry.count": 5,

@@ -183,7 +183,8 @@ class Executor(Protocol):
     ) -> Iterator[Outcome]:
         """Run the blocks; yield outcomes in any order, memory bounded.
 
-        `attempts` says which try each is. Closing the iterator stops the rest.
+        `attempts` says which try each is; later tries than the first have a
+        worker for themselves. Closing the iterator stops the rest.
         """
         ...
 
@@ -203,6 +204,6 @@ class Outcome:
     error: str = ""
     """What went wrong, redacted; empty if ok."""
     kind: str = ""
-    """``transient``, ``permanent``, ``process`` or ``run``; empty if ok."""
+    """``transient``, ``permanent``, ``process``, ``lost`` or ``run``; empty if ok."""
     attempt: int = 1
     """Which try this was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -14,7 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.toy import run_toy, stored_bytes
+from geoscale.clusters import connect
+from geoscale.engine.distributed import DaskExecutor
+from geoscale.engine.drive import drive
+from geoscale.engine.journal import Journal
+from geoscale.errors import StoppedError
+from tests.support.toy import (
+    build_toy_kernel,
+    run_toy,
+    stored_bytes,
+    toy_plan,
+    toy_sink,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = int(os.environ.get("GEOSCALE_SEED", "20"))
@@ -170,3 +182,50 @@ def test_the_real_command_survives_twenty_kills(tmp_path):
     loop_job.write_text(job.read_text().replace("killed.zarr", "loop.zarr"))
     assert gs.run_job(loop_job).complete
     assert stored_bytes(str(tmp_path / "loop.zarr"))["classes"] == clean["classes"]
+
+
+@contextlib.contextmanager
+def outside_cluster(folder):
+    """Start a scheduler and a worker by Dask's own commands; give both processes."""
+    where = folder / "scheduler.json"
+    options = ["--scheduler-file", str(where), "--no-dashboard"]
+    more = {
+        "scheduler": ["--host", "127.0.0.1", "--port", "0"],
+        "worker": ["--nthreads", "2", "--no-nanny"],
+    }
+    found = []
+    try:
+        for kind, extra in more.items():
+            module = f"distributed.cli.dask_{kind}"
+            command = [sys.executable, "-W", "ignore", "-m", module, *options, *extra]
+            found.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL))
+            while not where.exists():
+                time.sleep(0.05)
+        yield json.loads(where.read_text())["address"], found[0]
+    finally:
+        for process in found:
+            process.kill()
+            process.wait()
+
+
+def test_a_run_that_loses_its_scheduler_stops_and_says_so(tmp_path):
+    url = str(tmp_path / "out.zarr")
+    plan, journal = toy_plan(), Journal(url)
+    toy_sink(plan, url).create()
+    journal.begin(plan)
+    with outside_cluster(tmp_path) as (address, scheduler):
+
+        def kill(tally, outcome):
+            if tally.computed == 10:
+                scheduler.kill()
+
+        profile = {"type": "scheduler", "address": address, "timeout_s": 5}
+        with connect(profile) as client:
+            executor = DaskExecutor(
+                client, build_toy_kernel, url, plan.hash, extra=(0.1,)
+            )
+            with pytest.raises(StoppedError, match=r"scheduler went away.*run the same"):
+                drive(plan, journal, executor, progress=kill)
+    kept = len(journal.read().done)
+    assert 10 <= kept < 64
+    assert run_toy(url).computed == 64 - kept

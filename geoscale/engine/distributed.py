@@ -1,8 +1,12 @@
-"""The same blocks on a Dask cluster: a bounded window of block numbers.
+"""The same blocks on a Dask cluster: a bounded window of runs of blocks.
 
-Dask is used through `submit` and a done-callback; scheduling state stays out
-of our objects. Tasks carry a path, a hash and a number. No graph, no
-``resources=``, no actors, no results of more than a kilobyte on workers.
+Dask is used through `map` and a done-callback; scheduling state stays out of
+our objects. Tasks carry a path, a hash and a few numbers. No graph, no
+``resources=``, no actors, no results of more than a kilobyte a block.
+
+First attempts share worker processes, and tasks where blocks are short. A
+retry has a worker for itself: only then does a worker's death say anything
+about the block.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ import statistics
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geoscale.engine.block import Kernel, run_block
 from geoscale.engine.failures import LOST, PROCESS, RUN, classify, describe
+from geoscale.engine.runs import LATEST_S, FirstTries, Pace, Retries, Run
 from geoscale.errors import StoppedError
 from geoscale.types import Outcome
 
@@ -24,9 +31,23 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 Build = Callable[..., Kernel]
+Call = tuple[Build, str, str, int, tuple[Any, ...]]
 
 STALL_S = 600.0
 """Least time without any block after which a run is held to hang, in s."""
+LOOK_S = 1.0
+"""Age at which the list of workers is asked for again, in s."""
+_CUT_OFF = (OSError, RuntimeError, CancelledError)
+"""What a client raises that has lost its scheduler, or is closing for it."""
+
+
+class Ended(NamedTuple):
+    """How a block ended, and how long its worker took for it."""
+
+    outcome: Outcome
+    """Sent back to the driver."""
+    seconds: float
+    """On the worker, without waiting for its turn, in s."""
 
 
 class DaskExecutor:
@@ -49,6 +70,11 @@ class DaskExecutor:
         Further small arguments of `build`.
     stall_s : float
         Least time without any outcome before the run is stopped, in s.
+
+    Attributes
+    ----------
+    pace : Pace
+        How long blocks take; chooses how many share a task.
     """
 
     def __init__(
@@ -62,11 +88,14 @@ class DaskExecutor:
         extra: tuple[Any, ...] = (),
         stall_s: float = STALL_S,
     ) -> None:
+        self.pace = Pace()
         self._client = client
-        self._call = (build, url, plan_hash, in_flight, extra)
+        self._call: Call = (build, url, plan_hash, in_flight, extra)
         self._in_flight = in_flight
         self._stall_s = stall_s
-        self._seconds: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=101)
+        self._workers: dict[str, int] = {}
+        self._looked = float("-inf")
 
     def execute(
         self, blocks: Sequence[int], attempts: Sequence[int] | None = None
@@ -78,7 +107,8 @@ class DaskExecutor:
         blocks : sequence of int
             Numbers in the plan.
         attempts : sequence of int, optional
-            Which try each is; default 1.
+            Which try each is; default 1. Later ones come last, each alone on
+            a worker.
 
         Yields
         ------
@@ -90,60 +120,122 @@ class DaskExecutor:
         StoppedError
             If the scheduler or all workers are gone, or nothing moves.
         """
-        todo = iter(zip(blocks, attempts or [1] * len(blocks), strict=True))
+        tries = attempts or [1] * len(blocks)
+        pairs = zip(blocks, tries, strict=True)
+        first = (number for number, attempt in pairs if attempt == 1)
+        yield from self._work_off(FirstTries(first, self.pace, self._in_flight))
+        later = (p for p in zip(blocks, tries, strict=True) if p[1] > 1)
+        yield from self._work_off(Retries(later))
+
+    def _work_off(self, todo: FirstTries | Retries) -> Iterator[Outcome]:
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        running: dict[Any, tuple[int, int, float]] = {}
+        running: dict[Future, tuple[Run, float]] = {}
+        moved = time.monotonic()
         try:
             while True:
-                while len(running) < self._window():
-                    block = next(todo, None)
-                    if block is None:
-                        break
-                    future = self._submit(*block)
-                    running[future] = (*block, time.monotonic())
+                runs = todo.take(self._look(), [run for run, _ in running.values()])
+                for run, future in self._submit(runs):
+                    running[future] = run, time.monotonic()
                     future.add_done_callback(ended.put)
                 if not running:
                     return
-                future = self._next(ended)
-                number, attempt, since = running.pop(future)
-                self._seconds.append(time.monotonic() - since)
-                yield self._outcome(future, number, attempt)
-                future.release()
+                futures = _drain(ended)
+                if not futures:
+                    # New workers are to get their share, whatever moves or not.
+                    self._check_progress(moved)
+                    continue
+                moved = time.monotonic()
+                for future, found in self._fetch(futures, running):
+                    run, since = running.pop(future)
+                    self._seconds.append(moved - since)
+                    todo.put_back(run, len(found))
+                    future.release()
+                    for outcome, seconds in found:
+                        if outcome.ok:
+                            self.pace.note(seconds)
+                        yield outcome
         finally:
             if running and self._client.status == "running":
                 self._client.cancel(list(running))
 
-    def _window(self) -> int:
-        """Futures to keep submitted: all that can run, and one more each."""
-        workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
-        return max(1, workers) * (self._in_flight + 1)
-
-    def _submit(self, number: int, attempt: int) -> Future:
-        # A new key each time: a key that Dask has blamed for a dead worker
-        # stays blamed.
-        return self._client.submit(
-            run_remote,
-            *self._call,
-            number,
-            attempt,
-            key=f"geoscale-{number}-{attempt}-{uuid.uuid4().hex[:8]}",
-            pure=False,
-            retries=0,
-        )
-
-    def _next(self, ended: queue.SimpleQueue[Future]) -> Future:
-        usual = statistics.median(self._seconds[-101:]) if self._seconds else 0.0
-        patience = max(self._stall_s, 10 * usual)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
+    def _look(self) -> dict[str, int]:
+        """Threads of each worker; asked for again when a second has passed."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self._check_scheduler()
             try:
-                return ended.get(timeout=2.0)
-            except queue.Empty:
-                self._check_scheduler()
-        raise StoppedError(
-            f"no block ended for {patience:.0f} s; {self._describe_workers()}; look at "
-            "the workers' logs, then run the same command again"
-        )
+                self._workers = dict(self._client.nthreads())
+            except _CUT_OFF:
+                self._check_scheduler()  # else it may come back: keep what was known
+            self._looked = time.monotonic()
+        return self._workers
+
+    def _submit(self, runs: list[Run]) -> Iterator[tuple[Run, Future]]:
+        """Send runs to the scheduler, in one message where it may choose."""
+        free = [run for run in runs if run.where is None]
+        batches = [free] if free else []
+        batches += [[run] for run in runs if run.where is not None]
+        for batch in batches:
+            self._check_scheduler()
+            where = batch[0].where
+            futures = self._client.map(
+                run_remote,
+                [run.blocks for run in batch],
+                [run.attempt for run in batch],
+                call=self._call,
+                # A new key each time: a key that Dask has blamed for a dead
+                # worker stays blamed.
+                key=[
+                    f"geoscale-{run.blocks[0]}-{run.attempt}-{uuid.uuid4().hex[:8]}"
+                    for run in batch
+                ],
+                workers=None if where is None else [where],
+                allow_other_workers=where is not None,
+                pure=False,
+                retries=0,
+            )
+            yield from zip(batch, futures, strict=True)
+
+    def _fetch(
+        self, futures: list[Future], running: dict[Future, tuple[Run, float]]
+    ) -> list[tuple[Future, list[Ended]]]:
+        """Results of ended tasks, asked for at once: a round trip costs as a task."""
+        good = {f.key: f for f in futures if f.status == "finished"}
+
+        async def gather() -> dict[str, list[Ended]]:
+            data = await self._client.gather(good, errors="skip", asynchronous=True)
+            return dict(data)
+
+        try:
+            # A result may be lost with its worker just now, and is then made again.
+            data = self._client.sync(gather, callback_timeout=self._stall_s)
+        except TimeoutError:
+            raise self._stalled(self._stall_s) from None
+        except _CUT_OFF:
+            self._check_scheduler()
+            data = {}
+        return [
+            (f, data[f.key] if f.key in data else self._explain(f, running[f][0]))
+            for f in futures
+        ]
+
+    def _explain(self, future: Future, run: Run) -> list[Ended]:
+        """Say for every block of a task without result why there is none."""
+        self._looked = float("-inf")  # the dead must not be given anything
+        text, kind = "its worker went away", LOST
+        if future.status == "error":
+            error = future.exception()
+            killed = type(error).__name__ == "KilledWorker"
+            text, kind = describe(error), LOST if killed else classify(error)
+        else:
+            self._check_scheduler()
+        return [Ended(_failed(n, run.attempt, text, kind), 0.0) for n in run.blocks]
+
+    def _check_progress(self, moved: float) -> None:
+        self._check_scheduler()
+        usual = statistics.median(self._seconds) if self._seconds else 0.0
+        patience = max(self._stall_s, 10 * usual)
+        if time.monotonic() - moved > patience:
+            raise self._stalled(patience)
 
     def _check_scheduler(self) -> None:
         if self._client.status in ("closed", "closing"):
@@ -152,24 +244,27 @@ class DaskExecutor:
                 "cluster and run the same command again"
             )
 
-    def _describe_workers(self) -> str:
+    def _stalled(self, patience: float) -> StoppedError:
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         states = ", ".join(
             f"{address} {info.get('status', '?')}" for address, info in workers.items()
         )
-        return f"{len(workers)} workers: {states or 'none'}"
+        return StoppedError(
+            f"no block ended for {patience:.0f} s; {len(workers)} workers: "
+            f"{states or 'none'}; look at the workers' logs, then run the same command "
+            "again"
+        )
 
-    def _outcome(self, future: Future, number: int, attempt: int) -> Outcome:
-        if future.status == "finished":
-            result: Outcome = future.result()
-            return result
-        if future.status == "error":
-            error = future.exception()
-            name = type(error).__name__
-            kind = LOST if name == "KilledWorker" else classify(error)
-            return _failed(number, attempt, describe(error), kind)
-        self._check_scheduler()
-        return _failed(number, attempt, "its worker went away", LOST)
+
+def _drain(ended: queue.SimpleQueue[Future]) -> list[Future]:
+    """All tasks that have ended; wait a little for the first, then for none."""
+    found = []
+    try:
+        found.append(ended.get(timeout=LOOK_S))
+        while True:
+            found.append(ended.get_nowait())
+    except queue.Empty:
+        return found
 
 
 def _failed(number: int, attempt: int, error: str, kind: str) -> Outcome:
@@ -197,48 +292,61 @@ _held: dict[tuple[str, str], _Held] = {}
 _lock = threading.Lock()
 
 
-def run_remote(
-    build: Build,
-    url: str,
-    plan_hash: str,
-    in_flight: int,
-    extra: tuple[Any, ...],
-    number: int,
-    attempt: int,
-) -> Outcome:
-    """Run one block in this worker process; the kernel is made once and kept.
+def run_remote(blocks: Sequence[int], attempt: int, call: Call) -> list[Ended]:
+    """Run blocks one after the other in this worker process.
 
     Parameters
     ----------
-    build : callable
-        ``build(url, plan_hash, *extra)`` gives the kernel.
-    url, plan_hash : str
-        Output and plan.
-    in_flight : int
-        Blocks at a time.
-    extra : tuple
-        For `build`.
-    number, attempt : int
-        Which block, which try.
+    blocks : sequence of int
+        Numbers in the plan.
+    attempt : int
+        Which try this is.
+    call : tuple
+        How the kernel is made, once for a process, and how many blocks may be
+        in flight.
 
     Returns
     -------
-    Outcome
-        Never raises for a failure of the block or of the kernel's making.
+    list of Ended
+        Of the first blocks; those that are missing were not begun, because the
+        task had grown old or the kernel could not be made. Never raises for a
+        failure of a block or of the kernel's making.
     """
     try:
-        with _lock:
-            held = _held.get((url, plan_hash))
-            if held is None:
-                # One plan at a time: a second model would double the memory.
-                _held.clear()
-                held = _Held(build(url, plan_hash, *extra), in_flight)
-                _held[url, plan_hash] = held
+        held = _hold(call)
     except Exception as error:
         kind = classify(error)
         kind = kind if kind == PROCESS else RUN
-        return _failed(
-            number, attempt, f"a worker could not get ready: {describe(error)}", kind
-        )
-    with held.gate:
-        return run_block(held.kernel, number, attempt)
+        text = f"a worker could not get ready: {describe(error)}"
+        return [Ended(_failed(blocks[0], attempt, text, kind), 0.0)]
+    found: list[Ended] = []
+    began = time.monotonic()
+    for number in blocks:
+        if found and time.monotonic() - began > LATEST_S:
+            break
+        # One block at a time, so that tasks take turns.
+        with held.gate:
+            start = time.perf_counter()
+            outcome = _run_block(held.kernel, number, attempt)
+            found.append(Ended(outcome, time.perf_counter() - start))
+    return found
+
+
+def _hold(call: Call) -> _Held:
+    """Kernel of a plan, made at the first call."""
+    build, url, plan_hash, in_flight, extra = call
+    with _lock:
+        held = _held.get((url, plan_hash))
+        if held is None:
+            # One plan at a time: a second model would double the memory.
+            _held.clear()
+            held = _Held(build(url, plan_hash, *extra), in_flight)
+            _held[url, plan_hash] = held
+        return held
+
+
+def _run_block(kernel: Kernel, number: int, attempt: int) -> Outcome:
+    try:
+        return run_block(kernel, number, attempt)
+    except Exception as error:  # the other blocks of the run must not suffer
+        return _failed(number, attempt, describe(error), classify(error))

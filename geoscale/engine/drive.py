@@ -22,7 +22,10 @@ from geoscale.types import Executor, Json, Outcome, Sink
 ATTEMPTS = 3
 """Own failures after which a block is quarantined."""
 LOSSES = 8
-"""Workers that may die under a block before it is held to be the cause."""
+"""Workers that may die under a block that each had for itself, before the block
+is held to be the cause."""
+LOST_AT_START = 32
+"""Attempts lost with their workers, with nothing done, after which a run stops."""
 
 Progress = Callable[["Tally", Outcome | None], None]
 
@@ -48,7 +51,9 @@ class Tally:
     attempts: dict[int, int] = field(default_factory=dict)
     """Block → own failures in this run."""
     losses: dict[int, int] = field(default_factory=dict)
-    """Block → attempts lost with their worker."""
+    """Block → retries lost with a worker that had nothing else."""
+    shared: dict[int, int] = field(default_factory=dict)
+    """Block → first attempts lost with a worker that had other blocks too."""
     started: float = field(default_factory=time.monotonic)
     """When, in seconds of a monotonic clock."""
 
@@ -62,6 +67,11 @@ class Tally:
         """Time since the start, in s."""
         return time.monotonic() - self.started
 
+    def tries(self, number: int) -> int:
+        """Count the attempts at a block that have failed in this run."""
+        counts = (self.attempts, self.losses, self.shared)
+        return sum(count.get(number, 0) for count in counts)
+
     def note(self, outcome: Outcome) -> None:
         """Count one outcome."""
         number = outcome.block
@@ -71,10 +81,11 @@ class Tally:
             self.patches += int(outcome.stats["patches"])
             return
         self.failures += 1
-        if outcome.kind == LOST:
-            self.losses[number] = self.losses.get(number, 0) + 1
-        else:
-            self.attempts[number] = self.attempts.get(number, 0) + 1
+        # A first attempt shares its worker: which block it died of is not known.
+        first = outcome.kind == LOST and outcome.attempt == 1
+        count = self.losses if outcome.kind == LOST else self.attempts
+        count = self.shared if first else count
+        count[number] = count.get(number, 0) + 1
         spent = self.attempts.get(number, 0) >= ATTEMPTS
         if spent or self.losses.get(number, 0) >= LOSSES:
             self.quarantined[number] = outcome.error
@@ -137,7 +148,7 @@ def _round(
 ) -> list[int]:
     """Give each block one attempt; return those that failed."""
     failed = []
-    tries = [tally.attempts.get(n, 0) + tally.losses.get(n, 0) + 1 for n in todo]
+    tries = [tally.tries(n) + 1 for n in todo]
     stream = executor.execute(todo, tries)
     # Closing the stream on any way out stops what has not begun.
     with closing(cast("Any", stream)):
@@ -158,8 +169,16 @@ def _stop_if_hopeless(outcome: Outcome, tally: Tally) -> None:
             f"{outcome.error}\nevery block would fail alike, so the run stopped; mend "
             "it and run the same command again: finished blocks are kept"
         )
-    nothing_worked = tally.done == 0 and tally.failures >= max(8, 2 * ATTEMPTS)
-    if nothing_worked and outcome.kind != PROCESS:
+    if tally.done:
+        return
+    lost = sum(tally.shared.values()) + sum(tally.losses.values())
+    if lost >= LOST_AT_START:
+        raise StoppedError(
+            f"workers died under the first {lost} attempts and no block was done; look "
+            "at the workers' logs: most often the memory limit is too low, or the "
+            "model's library crashes there"
+        )
+    if tally.failures - lost >= max(8, 2 * ATTEMPTS) and outcome.kind != PROCESS:
         raise StoppedError(
             f"the first {tally.failures} attempts all failed, none worked; the last: "
             f"{outcome.error}"

@@ -108,23 +108,14 @@ def run_toy(url: str, *, in_flight: int = 1, delay: float = 0.0) -> Tally:
 
 
 def run_toy_dask(url: str, *, workers: int = 2, delay: float = 0.0) -> Tally:
-    from distributed import Client, LocalCluster
-
+    from geoscale.clusters import connect
     from geoscale.engine.distributed import DaskExecutor
 
     plan, journal = toy_plan(), Journal(url)
     sink = toy_sink(plan, url)
     sink.create()
     journal.begin(plan)
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=2,
-            dashboard_address=None,
-            host="127.0.0.1",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with connect(workers, threads=2) as client:
         executor = DaskExecutor(
             client, build_toy_kernel, url, plan.hash, extra=(delay,), stall_s=60
         )
