@@ -176,10 +176,12 @@ def _sizes(plan: InferencePlan, source: Source, allowed: int) -> list[Size]:
 
 
 def _size(plan: InferencePlan) -> Size:
+    assert plan.inference.patch is not None
     assert plan.inference.stride is not None
     return Size(
-        patch=max(plan.lattice.patch_shape),
-        stride=min(plan.inference.stride, max(plan.lattice.patch_shape)),
+        patch=plan.inference.patch,
+        shape=plan.lattice.patch_shape,
+        stride=plan.inference.stride,
         per_block=plan.patches_per_block(),
     )
 

@@ -21,8 +21,15 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
 from geoscale.memory import allowed_cpus
-from geoscale.models.cache import ModelSettings, get_predictor, handshake, pick_batch
-from geoscale.models.runtimes import Candidate, list_candidates
+from geoscale.models.cache import get_predictor, handshake
+from geoscale.models.runtimes import (
+    Candidate,
+    ModelSettings,
+    Runtime,
+    list_candidates,
+    pick_batch,
+)
+from geoscale.models.torch_predictor import Precision
 from geoscale.models.weights import cache_dir, resolve_weights
 from geoscale.patches import reflect_index
 from geoscale.storage import Folder
@@ -47,7 +54,9 @@ class Size:
     """One way to lay the lattice."""
 
     patch: int
-    """Height and width of a patch, in px."""
+    """Height and width of a patch as planned, in px."""
+    shape: tuple[int, int]
+    """What the network sees, (y, x); less than `patch` where the stack is small."""
     stride: int
     """Pixels between patches: a patch gives stride x stride px to the map."""
     per_block: int
@@ -91,7 +100,7 @@ class Trial:
             runtime=candidate.runtime,
             batch=batch,
             per_block=size.per_block,
-            patch=size.patch,
+            patch=size.shape,
             threads=self.threads,
             trust_code=self.trust_code,
             expected_sha256=self.weights_sha256,
@@ -110,8 +119,8 @@ class Trial:
 class Row:
     """What was found about one candidate."""
 
-    runtime: str
-    precision: str
+    runtime: Runtime
+    precision: Precision
     size: Size
     batch: int = 0
     mpx_s: float = 0.0
@@ -210,7 +219,11 @@ class _Bench:
         self._trial, self._patches = trial, patches
         path, _ = resolve_weights(trial.card, expected_sha256=trial.weights_sha256)
         every = list_candidates(trial.card, path, trial.device)
-        self._native = next(c for c in every if c.precision == "float32")
+        plain = [c for c in every if c.precision == "float32"]
+        # what `native` means: torch where there is a torch network, else ONNX Runtime
+        self._native = next(
+            c for name in ("torch", "onnx") for c in plain if c.runtime == name
+        )
         self._others = [c for c in every if c != self._native and self._is_asked(c)]
         self._wanted: Array | None = None
 
@@ -227,7 +240,7 @@ class _Bench:
             yield rows[-1]
         for size in self._trial.sizes[1:]:
             best = _pick(rows, self._trial)
-            rows.append(self._measure(Candidate(best.runtime, best.precision), size))
+            rows.append(self._measure(_candidate(best), size))
             yield rows[-1]
         if self._trial.batch == "auto":
             yield from self._batches(_pick(rows, self._trial))
@@ -256,7 +269,7 @@ class _Bench:
         for factor in (2, 0.5):
             batch, last = int(start.batch * factor), best
             while 1 <= batch <= MAX_BATCH:
-                candidate = Candidate(best.runtime, best.precision)
+                candidate = _candidate(best)
                 row = self._measure(candidate, best.size, batch)
                 if row.said or row.batch != batch:
                     break
@@ -274,7 +287,7 @@ class _Bench:
         row = Row(runtime=candidate.runtime, precision=candidate.precision, size=size)
         chosen = batch or trial.batch
         if not isinstance(chosen, int):
-            chosen = pick_batch(size.patch, trial.device.replace("auto", "cpu"))
+            chosen = pick_batch(max(size.shape), trial.device.replace("auto", "cpu"))
         try:
             predictor = get_predictor(
                 trial.card, trial.settings(candidate, size, chosen)
@@ -282,12 +295,13 @@ class _Bench:
             row.batch = predictor.batch
             if size == trial.sizes[0]:
                 row.agreement = self._agreement(predictor)
-            seconds = self._time(predictor, size.patch)
+            seconds = self._time(predictor, size.shape)
         except (GeoscaleError, ImportError) as err:
             row.said = str(err).splitlines()[0]
             return row
         used = size.per_block / (-(-size.per_block // row.batch) * row.batch)
-        row.mpx_s = used * row.batch * size.stride**2 / 1e6 / seconds
+        gives = min(size.stride, size.shape[0]) * min(size.stride, size.shape[1])
+        row.mpx_s = used * row.batch * gives / 1e6 / seconds
         least = _least(row.precision, trial)
         if row.agreement is not None and row.agreement < least:
             row.said = (
@@ -307,14 +321,14 @@ class _Bench:
             self._wanted = labels
         # the centre: what a patch gives to the map
         size = self._trial.sizes[0]
-        cut = (size.patch - size.stride) // 2
-        inside = slice(cut, labels.shape[-1] - cut)
-        same = (labels == self._wanted)[:, inside, inside]
+        ring = (size.patch - size.stride) // 2
+        rows, columns = (slice(ring, max(ring + 1, n - ring)) for n in size.shape)
+        same = (labels == self._wanted)[:, rows, columns]
         return float(same.mean())
 
-    def _time(self, predictor: Predictor, patch: int) -> float:
+    def _time(self, predictor: Predictor, shape: tuple[int, int]) -> float:
         """Least seconds of one batch: what a busy neighbour disturbs least."""
-        batch = _fill(_mirror(self._patches, patch), predictor.batch)
+        batch = _fill(_mirror(self._patches, shape), predictor.batch)
         predictor.predict(batch)
         spent: list[float] = []
         while len(spent) < CALLS or sum(spent) < SECONDS:
@@ -326,6 +340,10 @@ class _Bench:
 
 def _speed(row: Row) -> float:
     return 0.0 if row.said else row.mpx_s
+
+
+def _candidate(row: Row) -> Candidate:
+    return Candidate(runtime=row.runtime, precision=row.precision)
 
 
 def _least(precision: str, trial: Trial) -> float:
@@ -363,8 +381,8 @@ def _fill(patches: Float, count: int) -> Float:
     return np.ascontiguousarray(patches[np.arange(count) % len(patches)])
 
 
-def _mirror(patches: Float, size: int) -> Float:
+def _mirror(patches: Float, shape: tuple[int, int]) -> Float:
     """Mirror patches at their edges up to another size, or cut them."""
-    rows = reflect_index(0, size, 0, patches.shape[2])
-    columns = reflect_index(0, size, 0, patches.shape[3])
+    rows = reflect_index(0, shape[0], 0, patches.shape[2])
+    columns = reflect_index(0, shape[1], 0, patches.shape[3])
     return patches[:, :, rows[:, None], columns]
