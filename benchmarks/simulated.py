@@ -41,6 +41,7 @@ QUIET = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "60s",
 }
+SWITCH_S = 0.0005
 BLOCK_PX = 16
 NOTE_EVERY = 500
 
@@ -118,6 +119,8 @@ async def host(address: str, count: int) -> None:
 
     from geoscale.clusters import DASK_SETTINGS
 
+    # Hundreds of threads would else make the event loop wait 5 ms for each turn.
+    sys.setswitchinterval(SWITCH_S)
     with dask.config.set(DASK_SETTINGS | QUIET):
         workers = [
             Worker(address, nthreads=1, memory_limit=0, dashboard=False, name=f"w{i}")

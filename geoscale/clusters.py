@@ -160,6 +160,25 @@ def connect(
         yield client
 
 
+def count_local_workers(client: Client) -> int:
+    """Count the workers that a local cluster has or is starting; else 0.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+
+    Returns
+    -------
+    int
+        0 where the cluster is not on this machine, or was not started here.
+    """
+    from distributed import LocalCluster
+
+    cluster = client.cluster
+    return len(cluster.worker_spec) if isinstance(cluster, LocalCluster) else 0
+
+
 def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
     if isinstance(profile, LocalProfile):
         return _start_local(profile, threads)

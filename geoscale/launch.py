@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from geoscale.assemble import build_kernel, hash_card_code, make_kernel, make_sink
 from geoscale.card import ModelCard
+from geoscale.clusters import count_local_workers
 from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.journal import Journal
@@ -184,9 +185,14 @@ def make_executor(
 
 
 def count_processes(client: Client) -> int:
-    """Count the worker processes that share a host, at most."""
+    """Count the worker processes that share a host, at most.
+
+    Those of a local cluster that are still starting count too: threads follow from
+    this number, kernels from threads, and the last bits of a score from kernels.
+    """
     workers = wait_for_workers(client)
-    return max(Counter(urlsplit(address).hostname for address in workers).values())
+    hosts = Counter(urlsplit(address).hostname for address in workers)
+    return max(*hosts.values(), count_local_workers(client))
 
 
 def wait_for_workers(client: Client, timeout_s: float = 120.0) -> dict[str, Any]:

@@ -184,11 +184,12 @@ def test_lengths_follow_the_blocks():
         pace.note(0.01)
     assert pace.length(10**6, 4) == LONGEST
     assert pace.length(30 * 4 * SHARE, 4) == 30
-    assert pace.length(3, 256) == 5  # no shorter than a dispatch is worth
+    assert pace.length(3, 4) == 2  # tasks of 20 ms: 200 a second at the most
     for _ in range(200):
         pace.note(0.1)
     assert 14 <= pace.length(10**6, 4) <= 15
-    assert pace.length(100, 256) == 1
+    assert pace.length(100, 4) == 100 // (4 * SHARE)
+    assert 12 <= pace.length(100, 256) <= 13  # 200 tasks a second for all of them
     for _ in range(200):
         pace.note(2.0)
     assert pace.length(10**6, 4) == 1

@@ -19,8 +19,8 @@ LONGEST = 64
 """Blocks that one task may carry."""
 SHARE = 4
 """Tasks that must be left for each slot: the last blocks are spread evenly."""
-DISPATCH_S = 0.05
-"""Work below which splitting costs more than it gains, in s."""
+TASKS_PER_S = 200
+"""What a scheduler passes with ease: to spread finer would take longer."""
 _WEIGHT = 1 / 16
 """Of the newest block in the running mean."""
 
@@ -79,7 +79,7 @@ class Pace:
         if self._mean is None:
             return 1
         mean = max(self._mean, 1e-6)
-        fair = max(left // (slots * SHARE), int(DISPATCH_S / mean))
+        fair = max(left // (slots * SHARE), int(slots / TASKS_PER_S / mean))
         return max(1, min(int(TASK_S / mean), self._longest, fair))
 
 
