@@ -88,3 +88,21 @@ def _setting(name):
     import dask
 
     return dask.config.get(f"distributed.{name}")
+
+
+def test_workers_that_are_still_starting_share_the_cpus_too():
+    # Whoever has joined first must not get the threads of all: other threads,
+    # other kernels, other last bits.
+    from distributed import Client, LocalCluster
+
+    from geoscale.launch import count_processes
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(1)
+        cluster.scale(3)
+        assert count_processes(client) == 3
