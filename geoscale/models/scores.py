@@ -123,10 +123,16 @@ def check_finite(scores: Float, patches: Float, precision: str) -> None:
         total = scores.sum(dtype=np.float32)
     if np.isfinite(total) or np.isfinite(scores).all():
         return
-    if not np.isfinite(patches).all():
+    known = bool(np.isfinite(patches).all())
+    raise BlockError(say_not_finite(known, precision), phase="predict")
+
+
+def say_not_finite(input_finite: bool, precision: str) -> str:
+    """Say whether the input or the network is at fault, and what to do."""
+    if not input_finite:
         what = "its input holds NaN or infinity; fill invalid pixels before"
     elif precision == "float32":
         what = "its input is finite: the weights are damaged or the units are wrong"
     else:
         what = f"its input is finite: {precision} overflows; use precision: float32"
-    raise BlockError(f"the network gave NaN or infinity; {what}", phase="predict")
+    return f"the network gave NaN or infinity; {what}"
