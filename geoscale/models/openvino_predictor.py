@@ -10,6 +10,7 @@ THROUGHPUT gave the same within the noise (0.96 and 1.20, 2.0 and 1.6; 0.71 and 
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -230,10 +231,20 @@ class OpenvinoPredictor:
         # softmax stays in float32 in a graph of bfloat16: the scores are the same as
         # of softmax outside of it
         whole = Scores(network, self._card).eval()
-        with torch.no_grad():
-            return self._ov.convert_model(
-                whole, example_input=torch.zeros(shape), input=[list(shape)]
-            )
+        with warnings.catch_warnings(), torch.no_grad():
+            # torch warns that a trace has one shape, which is what is wanted
+            warnings.simplefilter("ignore")
+            try:
+                return self._ov.convert_model(
+                    whole, example_input=torch.zeros(shape), input=[list(shape)]
+                )
+            except Exception as err:
+                if is_out_of_memory(err):
+                    raise
+                raise PlanError(
+                    "runtime `openvino`: OpenVINO cannot convert this network: "
+                    f"{str(err).strip().splitlines()[0]}; say runtime: torch"
+                ) from err
 
     def _read(self, path: Path) -> Any:
         try:
@@ -248,13 +259,17 @@ class OpenvinoPredictor:
         """Append the card's activation to a file's graph."""
         from openvino import opset13 as ops
 
-        logits = model.output(0)
         activation = self._card.output.activation
+        if activation == "none":
+            return model
+        result = model.output(0).get_node()
+        logits = result.input_value(0)
+        made = ops.sigmoid(logits)
         if activation == "softmax":
-            logits = ops.softmax(logits, axis=1).output(0)
-        elif activation == "sigmoid":
-            logits = ops.sigmoid(logits).output(0)
-        return self._ov.Model([ops.result(logits)], model.get_parameters())
+            made = ops.softmax(logits, axis=1)
+        result.input(0).replace_source_output(made.output(0))
+        model.validate_nodes_and_infer_types()
+        return model
 
     def _check_file(self, path: Path) -> int | None:
         model = self._read(path)
