@@ -100,7 +100,7 @@ def make_kernel(
         runtime=chosen.runtime,
         batch=chosen.batch,
         per_block=plan.patches_per_block(),
-        patch=max(plan.lattice.patch_shape),
+        patch=plan.lattice.patch_shape,
         threads=threads,
         trust_code=trust_code,
         expected_sha256=plan.weights_sha256,

@@ -95,7 +95,11 @@ class Accumulator:
         """
         inside, here = gives.within(window), gives.within(self._core)
         part = weights[inside]
-        self._sum[(slice(None), *here)] += scores[(slice(None), *inside)] * part
+        # class by class: a product of all classes is a large array, new every time
+        scratch = np.empty(part.shape, np.float32)
+        for total, plane in zip(self._sum, scores, strict=True):
+            np.multiply(plane[inside], part, out=scratch)
+            total[here] += scratch
         self._weight[here] += part
 
     def finish(self) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, StackError
 from geoscale.imports import load_object
-from geoscale.types import Array, Bool, Float
+from geoscale.types import Array, Bool, Float, PixelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,25 @@ class Preprocessor:
     def channels(self) -> int:
         """Channels of the network's input."""
         return self.frames * self.bands
+
+    @property
+    def on_device(self) -> PixelSpec | None:
+        """What `prepare` does, for a device that does it itself.
+
+        None where the model has its own function, which is Python.
+        """
+        if self.function is not None:
+            return None
+        mean, std = (
+            None if v is None else tuple(float(x) for x in v)
+            for v in (self.mean, self.std)
+        )
+        return PixelSpec(
+            newest_first=self.newest_first,
+            fill=tuple(float(v) for v in self.fill),
+            mean=mean,
+            std=std,
+        )
 
     def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
         """Make the network's input of one window.

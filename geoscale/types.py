@@ -117,8 +117,108 @@ class Task(Protocol):
         """What is stored for every pixel."""
         ...
 
+    @property
+    def on_device(self) -> LayerSpec | None:
+        """What `finish` does, where a device can do it; None: only here."""
+        ...
+
     def finish(self, scores: Float, valid: Bool) -> dict[str, Array]:
         """(class, y, x) scores and (y, x) valid → one array per layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """How scores become layers: enough for a device to do it."""
+
+    values: tuple[int, ...]
+    """Stored value of each class; the first of equal scores wins."""
+    confidence: bool
+    """Whether the score of the class in the map is stored."""
+    scores: str
+    """``uint8`` or ``float16``: how all scores are stored; empty: not at all."""
+    steps: int
+    """Scores in [0, 1] are stored as whole numbers from 0 to this."""
+    nodata: int
+    """Stored where not valid; NaN in float16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelSpec:
+    """How calibrated pixels become a network's input: enough for a device."""
+
+    newest_first: bool
+    """Whether the network takes the last date's bands first."""
+    fill: tuple[float, ...]
+    """By channel: put where not valid, before normalisation."""
+    mean: tuple[float, ...] | None
+    """By channel: subtracted; None: nothing is."""
+    std: tuple[float, ...] | None
+    """By channel: divided by; None: nothing is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanvasSpec:
+    """One block, as a device must know it."""
+
+    held: Window
+    """Pixels that were read."""
+    core: Window
+    """Pixels of the block."""
+    shape: tuple[int, int]
+    """Height and width of the stack, at whose edges patches are mirrored."""
+    patch: tuple[int, int]
+    """Height and width of every patch."""
+    weights: Float | None
+    """Weights of one patch that is blended, (y, x); None: patches are cropped."""
+    pixels: PixelSpec | None
+    """How pixels become input; None: they are input, (1, channel, y, x)."""
+    layers: LayerSpec
+    """How scores become layers."""
+
+
+class Canvas(Protocol):
+    """A block that lives on a device: pixels went up once, layers come down.
+
+    Used by one thread. The calls are, in this order: `usable`, `run` once, while
+    the device's lock is held, and `fetch`.
+    """
+
+    def usable(self) -> Bool:
+        """(y, x) of the core: True where every date holds finite values."""
+        ...
+
+    def run(self, patches: Sequence[tuple[Window, Window]], keep: Bool) -> bool:
+        """Run patches (window, what it gives) and finish the pixels of `keep`.
+
+        Work may still be under way on the device. False: its memory does not do,
+        and the block must be made without a canvas.
+        """
+        ...
+
+    def fetch(self) -> dict[str, Array]:
+        """Wait for the layers and give them.
+
+        What went wrong on the device (NaN, a lost device) is raised here.
+        """
+        ...
+
+
+@runtime_checkable
+class CanvasPredictor(Protocol):
+    """A predictor that can keep whole blocks on its device.
+
+    The layers equal those of `Predictor.predict` merged by the engine, to the
+    rounding of the device's arithmetic.
+    """
+
+    @property
+    def offers_canvas(self) -> bool:
+        """Whether blocks are to be kept on the device."""
+        ...
+
+    def open_canvas(self, spec: CanvasSpec, data: Array, valid: Bool) -> Canvas | None:
+        """Begin to send a block's pixels up; None where memory does not do."""
         ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from geoscale.blend import Accumulator, make_weights
 from geoscale.engine.failures import classify, describe
+from geoscale.engine.on_device import offers_canvas, open_canvas
 from geoscale.errors import BlockError, CardError
 from geoscale.patches import Patch, reflect_index
 from geoscale.plans import BlockTask, InferencePlan
@@ -25,6 +26,7 @@ from geoscale.types import (
     Float,
     Outcome,
     Pixels,
+    PixelSpec,
     Predictor,
     Sink,
     Source,
@@ -35,6 +37,11 @@ from geoscale.windows import Window
 
 class Prepare(Protocol):
     """Calibrated pixels → the network's input."""
+
+    @property
+    def on_device(self) -> PixelSpec | None:
+        """What `prepare` does, where a device can do it; None: only here."""
+        ...
 
     def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
         """(time, band, y, x), (time, y, x) → float32 (channel, y, x), (y, x)."""
@@ -56,7 +63,7 @@ class Kernel:
     task: Task
     """What becomes of the scores."""
     device_lock: AbstractContextManager[object]
-    """Held for one batch at a time."""
+    """Held while the patches of one block are run."""
     sink: Sink | None = None
     """Where blocks are stored; None where they are handed back."""
     mask: Callable[[Window], Bool] | None = None
@@ -179,23 +186,85 @@ def infer_pixels(
     dict
         Counters.
     """
-    core = task.core
+    fell_back = 0
+    if offers_canvas(kernel):
+        done = _infer_on_device(kernel, task, pixels, timer)
+        if done is not None:
+            return done
+        fell_back = 1
     with timer("prepare"):
         channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
-        keep = usable[core.within(task.read)]
-        if kernel.mask is not None:
-            keep = keep & kernel.mask(core)
-        listed = kernel.plan.lattice.touching(core)
-        wanted = [p for p in listed if keep[p.gives.within(core)].any()]
-    scores = _merge(kernel, task, channels, wanted, timer)
+        keep, listed, wanted = _choose(
+            kernel, task, usable[task.core.within(task.read)]
+        )
+    merger = _Merger(kernel.plan, task.core)
+    # The device is held for the whole block, not for a batch at a time: blocks in
+    # flight then take turns, and one reads and writes while the other infers. By the
+    # batch they would end together and read together, beside a device that idles.
+    # No patch, no device.
+    if wanted:
+        with _held(kernel.device_lock, timer):
+            for patch, scores in _predict(kernel, task, channels, wanted, timer):
+                with timer("merge"):
+                    merger.add(patch, scores)
+    with timer("merge"):
+        merged = merger.finish()
     with timer("finish"):
-        layers = kernel.task.finish(scores, keep)
-    return layers, {
+        layers = kernel.task.finish(merged, keep)
+    counters = _count(task, listed, wanted, keep)
+    if fell_back:
+        counters["canvas_fallback"] = fell_back
+    return layers, counters
+
+
+def _infer_on_device(
+    kernel: Kernel, task: BlockTask, pixels: Pixels, timer: Timer
+) -> tuple[dict[str, Array], dict[str, int | float]] | None:
+    """As `infer_pixels`, on a canvas; None where the device's memory does not do."""
+    with timer("prepare"):
+        canvas = open_canvas(kernel, task, pixels)
+        if canvas is None:
+            return None
+        keep, listed, wanted = _choose(kernel, task, canvas.usable())
+    with _held(kernel.device_lock, timer), timer("predict"):
+        fits = canvas.run([(p.window, p.gives) for p in wanted], keep)
+    if not fits:
+        return None
+    # outside the lock: the next block's work is queued behind this one's meanwhile
+    with timer("predict"):
+        layers = canvas.fetch()
+    return layers, _count(task, listed, wanted, keep) | {"canvas": 1}
+
+
+def _choose(
+    kernel: Kernel, task: BlockTask, usable: Bool
+) -> tuple[Bool, list[Patch], list[Patch]]:
+    """Pixels that get a class; all patches of the block; those worth running."""
+    keep = usable
+    if kernel.mask is not None:
+        keep = keep & kernel.mask(task.core)
+    listed = kernel.plan.lattice.touching(task.core)
+    return keep, listed, [p for p in listed if keep[p.gives.within(task.core)].any()]
+
+
+def _count(
+    task: BlockTask, listed: list[Patch], wanted: list[Patch], keep: Bool
+) -> dict[str, int | float]:
+    return {
         "patches": len(wanted),
         "lattice_patches": len(listed),
         "valid_px": int(keep.sum()),
-        "core_px": core.size,
+        "core_px": task.core.size,
     }
+
+
+@contextmanager
+def _held(lock: AbstractContextManager[object], timer: Timer) -> Iterator[None]:
+    """Hold the device; the time until it is free counts as `wait`."""
+    with ExitStack() as stack:
+        with timer("wait"):
+            stack.enter_context(lock)
+        yield
 
 
 def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
@@ -213,28 +282,30 @@ def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
         )
 
 
-def _merge(
-    kernel: Kernel, task: BlockTask, channels: Float, wanted: list[Patch], timer: Timer
-) -> Float:
-    """Run the patches and merge their scores over the block, (class, y, x)."""
-    plan, classes = kernel.plan, len(kernel.plan.card.output.classes)
-    lattice = plan.lattice
-    if lattice.merge == "blend":
-        mixed = Accumulator(classes, task.core)
-        weights = make_weights(lattice.patch_shape, plan.inference.taper)
-    cropped = np.zeros((0,), np.float32)
-    if lattice.merge == "crop":
-        cropped = np.zeros((classes, *task.core.shape), np.float32)
-    for patch, scores in _predict(kernel, task, channels, wanted, timer):
-        with timer("merge"):
-            if lattice.merge == "blend":
-                mixed.add(scores, weights, patch.window, patch.gives)
-            else:
-                here = patch.gives.within(task.core)
-                inside = patch.gives.within(patch.window)
-                cropped[(slice(None), *here)] = scores[(slice(None), *inside)]
-    with timer("merge"):
-        return mixed.finish() if lattice.merge == "blend" else cropped
+class _Merger:
+    """Scores of a block, from patches that come in lattice order."""
+
+    def __init__(self, plan: InferencePlan, core: Window) -> None:
+        classes, lattice = len(plan.card.output.classes), plan.lattice
+        self._core = core
+        self._mixed: Accumulator | None = None
+        if lattice.merge == "blend":
+            self._mixed = Accumulator(classes, core)
+            self._weights = make_weights(lattice.patch_shape, plan.inference.taper)
+        else:
+            self._cropped = np.zeros((classes, *core.shape), np.float32)
+
+    def add(self, patch: Patch, scores: Float) -> None:
+        """Add one patch, (class, y, x)."""
+        if self._mixed is not None:
+            self._mixed.add(scores, self._weights, patch.window, patch.gives)
+            return
+        here = (slice(None), *patch.gives.within(self._core))
+        self._cropped[here] = scores[(slice(None), *patch.gives.within(patch.window))]
+
+    def finish(self) -> Float:
+        """Scores of the block, (class, y, x); 0 where no patch came."""
+        return self._cropped if self._mixed is None else self._mixed.finish()
 
 
 def _predict(
@@ -257,7 +328,7 @@ def _predict(
                 take_patch(
                     channels, task.read, patch.window, kernel.plan.shape, batch[i]
                 )
-        with timer("predict"), kernel.device_lock:
+        with timer("predict"):
             scores = kernel.predictor.predict(batch)
         if scores.shape != (size, classes, *shape[2:]):
             raise CardError(

@@ -18,7 +18,7 @@ class LoopExecutor:
         With a sink.
     in_flight : int
         Blocks worked on at a time; 1 is the plain loop that defines the
-        result. Inference itself is one batch at a time in any case.
+        result. Inference itself is one block at a time in any case.
     """
 
     def __init__(self, kernel: Kernel, in_flight: int = 1) -> None:

@@ -1,10 +1,9 @@
-"""Models: cards to predictors; the only door to torch and ONNX Runtime.
+"""Models: cards to predictors; the only door to torch, ONNX Runtime and OpenVINO.
 
-Importing this room imports neither: they come with the first predictor.
+Importing this room imports none of them: they come with the first predictor.
 """
 
 from geoscale.models.cache import (
-    ModelSettings,
     clear,
     device_lock,
     get_predictor,
@@ -12,9 +11,11 @@ from geoscale.models.cache import (
     loads,
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
+from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
 from geoscale.models.weights import resolve_weights
 
 __all__ = [
+    "Candidate",
     "CatalogEntry",
     "ModelSettings",
     "clear",
@@ -22,6 +23,7 @@ __all__ = [
     "find_card",
     "get_predictor",
     "handshake",
+    "list_candidates",
     "list_models",
     "loads",
     "resolve_weights",

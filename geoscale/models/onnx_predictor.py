@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,14 +19,21 @@ from geoscale.errors import (
 )
 from geoscale.memory import allowed_cpus
 from geoscale.models.device import DeviceLostError
+from geoscale.models.parts import Parts, is_out_of_memory
+from geoscale.models.ports import Port, check_ports, probe_shape
 from geoscale.models.scores import (
     activate,
     check_finite,
     check_output,
     check_patches,
-    pad_to,
 )
-from geoscale.types import Float, Json
+from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
+
+if TYPE_CHECKING:
+    import torch
+
+Export = Callable[[int], bytes]
+"""Patches at once → an ONNX file for so many, which gives scores."""
 
 
 class OnnxPredictor:
@@ -33,18 +41,21 @@ class OnnxPredictor:
 
     Parameters
     ----------
-    path : Path
-        Verified file.
+    network : Path or callable
+        Verified file; or what exports a torch network for so many patches.
     card : ModelCard
         Says channels, classes, patch and activation.
     batch : int
-        Patches per call; a network of fixed batch sets its own.
+        Patches per call; a file of fixed batch sets its own.
     device : str
         ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (CUDA if the runtime has it).
     threads : int, optional
         Threads within an operator; default: all that this process may use.
     model_id : str
         sha256 of the file.
+    open_session : callable, optional
+        Makes a session of a path or bytes, options and providers; default:
+        ``onnxruntime.InferenceSession``.
 
     Raises
     ------
@@ -56,32 +67,50 @@ class OnnxPredictor:
         If its inputs or outputs differ from the card's.
     PlanError
         If the device is absent.
+
+    Notes
+    -----
+    When memory runs out the batch is run in equal parts, each half as large. The
+    batch of a file that fixes it cannot be halved.
     """
 
     def __init__(
         self,
-        path: Path,
+        network: Path | Export,
         card: ModelCard,
         *,
         batch: int,
         device: str = "cpu",
         threads: int | None = None,
         model_id: str = "",
+        open_session: Callable[..., Any] | None = None,
     ) -> None:
         if batch < 1:
             raise PlanError(f"batch {batch} is below 1")
-        self._path, self._card, self._model_id = path, card, model_id
+        self._network, self._card, self._model_id = network, card, model_id
         self._providers = _pick_providers(device)
         self._threads = threads or allowed_cpus()
-        self._session = self._open()
-        self._input, fixed = _check_input(self._session, card)
-        _check_outputs(self._session, card)
-        self._batch = self._part = fixed or batch
+        self._open_session = open_session
+        self.offers_canvas = self._providers[0] != "CPUExecutionProvider"
+        """Whether blocks are kept on the device; see `CanvasPredictor`."""
+        # only a file's own logits are still to be activated
+        self._activation = card.output.activation
+        if not isinstance(network, Path):
+            self._activation = "none"
+        self._session, self._opened_for = self._open(batch), batch
+        self._input, self._fixed = _check_session(self._session, card, network)
+
+        self._parts = Parts(self._fixed or batch, self.device_name)
 
     @property
     def batch(self) -> int:
         """Patches per call."""
-        return self._batch
+        return self._parts.batch
+
+    @property
+    def part(self) -> int:
+        """Patches that go through the network at once, after what memory taught."""
+        return self._parts.size
 
     @property
     def model_id(self) -> str:
@@ -96,28 +125,30 @@ class OnnxPredictor:
     def describe(self) -> Json:
         """Tell what may change the last bits of a result, for provenance."""
         return {
-            "runtime": "onnxruntime",
+            "runtime": "onnx",
             "version": require("onnxruntime", extra="onnx").__version__,
             "device": self.device_name,
             "device_name": self.device_name,
             "precision": "float32",
-            "batch": self._batch,
-            "part": self._batch,
+            "batch": self._parts.batch,
+            "part": self._parts.size,
             "threads": self._threads,
+            "exported": not isinstance(self._network, Path),
+            "canvas": self.offers_canvas,
             "model_id": self._model_id,
         }
 
     def set_threads(self, count: int) -> None:
         """Limit the threads of this network; the session is opened anew."""
         self._threads = count
-        self._session = self._open()
+        self._session = self._open(self._parts.size)
 
-    def probe(self, size: int | None = None) -> None:
+    def probe(self, size: int | tuple[int, int] | None = None) -> None:
         """Run one batch of zeros, so that a wrong card fails before any pixel.
 
         Parameters
         ----------
-        size : int, optional
+        size : int or tuple of int, (y, x), optional
             Height and width in px; default: the card's patch.
 
         Raises
@@ -125,10 +156,8 @@ class OnnxPredictor:
         CardError
             If the network refuses the shape or gives another one back.
         """
-        size = size or self._card.input.patch.size
-        shape = (1, self._card.input.channels, size, size)
         try:
-            self.predict(np.zeros(shape, np.float32))
+            self.predict(np.zeros(probe_shape(self._card, size), np.float32))
         except BlockError as err:
             raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
 
@@ -150,36 +179,116 @@ class OnnxPredictor:
         CardError
             If channels or the shape of the output differ from the card's.
         BlockError
-            If the runtime fails or gives NaN.
+            If the runtime fails, gives NaN, or one patch exceeds the memory.
+        DeviceLostError
+            If the device failed for good.
         """
         check_patches(patches, self._card)
-        n, step = len(patches), self._batch
-        parts = [
-            self._run(pad_to(patches[start : start + step], step))
-            for start in range(0, n, step)
-        ]
-        return (parts[0] if len(parts) == 1 else np.concatenate(parts))[:n]
+        return self._parts.run(patches, self._run)
+
+    def open_canvas(self, spec: CanvasSpec, data: Array, valid: Bool) -> Canvas | None:
+        """Keep a block on the device; see `geoscale.types.CanvasPredictor`.
+
+        Parameters
+        ----------
+        spec : CanvasSpec
+            The block.
+        data : ndarray, (time, band, y, x)
+            Calibrated pixels, or the network's input.
+        valid : ndarray of bool, (time, y, x)
+            Where they are usable.
+
+        Returns
+        -------
+        Canvas or None
+            None where the device's memory does not do.
+        """
+        import torch
+
+        from geoscale.models.device_path import Network, open_canvas
+
+        kind, number = self._torch_device()
+        network = Network(
+            run=self._bind,
+            device=torch.device(kind, number) if kind == "cuda" else torch.device(kind),
+            parts=self._parts,
+            card=self._card,
+            precision="float32",
+            layout=torch.contiguous_format,
+        )
+        return open_canvas(network, spec, data, valid)
+
+    def _torch_device(self) -> tuple[str, int]:
+        chosen = self._providers[0]
+        if isinstance(chosen, tuple):
+            return "cuda", int(chosen[1]["device_id"])
+        return "cpu", 0
+
+    def _bind(self, x: torch.Tensor) -> torch.Tensor:
+        """Scores of a batch that is on the device, which they do not leave."""
+        import torch
+
+        self._fit_session()
+        kind, number = self._torch_device()
+        shape = (len(x), len(self._card.output.classes), *x.shape[2:])
+        out = torch.empty(shape, dtype=torch.float32, device=x.device)
+        binding = self._session.io_binding()
+        binding.bind_input(
+            self._input, kind, number, np.float32, tuple(x.shape), x.data_ptr()
+        )
+        binding.bind_output(
+            self._session.get_outputs()[0].name, kind, number, np.float32, shape,
+            out.data_ptr(),
+        )  # fmt: skip
+        # ONNX Runtime has a stream of its own: what torch was told must be done first
+        if kind == "cuda":
+            torch.cuda.current_stream(x.device).synchronize()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        if self._activation == "softmax":
+            return out.softmax(1)
+        return out.sigmoid() if self._activation == "sigmoid" else out
+
+    def _fit_session(self) -> None:
+        """Export again for fewer patches once memory has taught so."""
+        if isinstance(self._network, Path) or self._opened_for == self._parts.size:
+            return
+        self._session, self._opened_for = self._open(self._parts.size), self._parts.size
 
     def _run(self, part: Float) -> Float:
+        self._fit_session()
         try:
             out = self._session.run(None, {self._input: np.ascontiguousarray(part)})[0]
         except Exception as err:
-            if "CUDA failure" in str(err) and "out of memory" not in str(err):
-                raise DeviceLostError(
-                    f"{self.device_name} failed: {str(err).splitlines()[0]}; this "
-                    "process cannot use it any more and must be replaced"
-                ) from err
-            raise BlockError(
-                f"ONNX Runtime failed on float32 {part.shape} (n, channel, y, x): "
-                f"{str(err).splitlines()[0]}",
-                phase="predict",
-            ) from err
+            raise self._explain(err, part.shape) from err
         check_output(tuple(out.shape), part.shape, self._card)
-        scores = activate(np.asarray(out, np.float32), self._card.output.activation)
+        scores = activate(np.asarray(out, np.float32), self._activation)
         check_finite(scores, part, "float32")
         return scores
 
-    def _open(self) -> Any:
+    def _explain(self, err: Exception, shape: tuple[int, ...]) -> Exception:
+        """Memory ran out (halve, if the file lets us), or what cannot be mended."""
+        reason = str(err).splitlines()[0] if str(err) else repr(err)
+        if is_out_of_memory(err):
+            if self._fixed is None or self._fixed == 1:
+                return err
+            return BlockError(
+                f"the batch of {self._fixed} patches that {self._network} fixes does "
+                f"not fit into the memory of {self.device_name}: {reason}; export it "
+                "with a free batch, or use a larger device",
+                phase="predict",
+            )
+        if "CUDA failure" in str(err):
+            return DeviceLostError(
+                f"{self.device_name} failed: {reason}; this process cannot use it any "
+                "more and must be replaced"
+            )
+        return BlockError(
+            f"ONNX Runtime failed on float32 {shape} (n, channel, y, x): {reason}",
+            phase="predict",
+        )
+
+    def _open(self, part: int) -> Any:
         ort = require("onnxruntime", extra="onnx")
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
@@ -187,15 +296,21 @@ class OnnxPredictor:
         # spinning threads starve the readers that run beside the model
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        network = self._network
+        make = self._open_session or ort.InferenceSession
         try:
-            return ort.InferenceSession(
-                str(self._path), sess_options=options, providers=self._providers
+            return make(
+                str(network) if isinstance(network, Path) else network(part),
+                sess_options=options,
+                providers=self._providers,
             )
         except GeoscaleError:
             raise
         except Exception as err:
+            if is_out_of_memory(err):
+                raise
             raise WeightsError(
-                f"{self._path} is no ONNX network that ONNX Runtime "
+                f"{network} is no ONNX network that ONNX Runtime "
                 f"{ort.__version__} opens: {str(err).splitlines()[0]}"
             ) from err
 
@@ -218,33 +333,14 @@ def _pick_providers(device: str) -> list[Any]:
     return [("CUDAExecutionProvider", {"device_id": int(number or 0), "use_tf32": 0})]
 
 
-def _check_input(session: Any, card: ModelCard) -> tuple[str, int | None]:
-    """Name of the only input and its batch, if that is fixed."""
-    inputs = session.get_inputs()
-    if len(inputs) != 1:
-        raise CardError(
-            f"ONNX file of `{card.name}` has {len(inputs)} inputs; one is supported"
-        )
-    shape = list(inputs[0].shape)
-    size, channels = card.input.patch.size, card.input.channels
-    wanted = [None, channels, size, size]
-    fits = len(shape) == 4 and all(
-        not isinstance(have, int) or want in (None, have)
-        for have, want in zip(shape, wanted, strict=True)
-    )
-    if not fits or inputs[0].type != "tensor(float)":
-        raise CardError(
-            f"ONNX file of `{card.name}` takes {inputs[0].type} {shape}, but the card "
-            f"says float32 (n, {channels}, {size}, {size}); mend `input.bands` or "
-            "`input.patch` of the card"
-        )
-    return inputs[0].name, shape[0] if isinstance(shape[0], int) else None
-
-
-def _check_outputs(session: Any, card: ModelCard) -> None:
-    shape, count = list(session.get_outputs()[0].shape), len(card.output.classes)
-    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != count):
-        raise CardError(
-            f"ONNX file of `{card.name}` gives {shape}, but the card lists {count} "
-            "classes: (n, class, y, x); mend `output.classes`"
-        )
+def _check_session(
+    session: Any, card: ModelCard, network: Path | Export
+) -> tuple[str, int | None]:
+    """Name of the only input and its batch, if the file fixes that."""
+    ports = [
+        [Port(p.name, p.type == "tensor(float)", p.type, list(p.shape)) for p in side]
+        for side in (session.get_inputs(), session.get_outputs())
+    ]
+    if not isinstance(network, Path):
+        return ports[0][0].name, None
+    return check_ports(ports[0], ports[1], card)

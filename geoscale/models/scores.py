@@ -53,17 +53,23 @@ def activate(logits: Float, activation: str) -> Float:
     >>> activate(np.float32([[[[1000.0]], [[1000.0]]]]), "softmax").ravel().tolist()
     [0.5, 0.5]
     """
-    scores: Float
     if activation == "softmax":
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores /= scores.sum(axis=1, keepdims=True)
-    elif activation == "sigmoid":
+        # plane by plane: reductions along axis 1 jump through memory
+        top = logits[:, 0].copy()
+        for c in range(1, logits.shape[1]):
+            np.maximum(top, logits[:, c], out=top)
+        scores = logits - top[:, None]
+        np.exp(scores, out=scores)
+        np.copyto(top, scores[:, 0])
+        for c in range(1, logits.shape[1]):
+            top += scores[:, c]
+        scores /= top[:, None]
+        return scores
+    if activation == "sigmoid":
         # exp(-|x|) never overflows; both signs share it
         small = np.exp(-np.abs(logits))
-        scores = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
-    else:
-        scores = logits
-    return scores
+        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    return logits
 
 
 def check_patches(patches: Float, card: ModelCard) -> None:
@@ -111,12 +117,22 @@ def check_finite(scores: Float, patches: Float, precision: str) -> None:
     BlockError
         Saying whether the input or the network is at fault.
     """
-    if np.isfinite(scores).all():
+    # one pass without a temporary: NaN and infinity survive a sum. Finite scores may
+    # overflow it where nothing activates them; only then every one is looked at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = scores.sum(dtype=np.float32)
+    if np.isfinite(total) or np.isfinite(scores).all():
         return
-    if not np.isfinite(patches).all():
+    known = bool(np.isfinite(patches).all())
+    raise BlockError(say_not_finite(known, precision), phase="predict")
+
+
+def say_not_finite(input_finite: bool, precision: str) -> str:
+    """Say whether the input or the network is at fault, and what to do."""
+    if not input_finite:
         what = "its input holds NaN or infinity; fill invalid pixels before"
     elif precision == "float32":
         what = "its input is finite: the weights are damaged or the units are wrong"
     else:
         what = f"its input is finite: {precision} overflows; use precision: float32"
-    raise BlockError(f"the network gave NaN or infinity; {what}", phase="predict")
+    return f"the network gave NaN or infinity; {what}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import JobError
-from geoscale.types import Array, Bool, Float, Layer
+from geoscale.types import Array, Bool, Float, Layer, LayerSpec
 from geoscale.words import suggest
 
 NODATA = 255
@@ -18,6 +18,9 @@ QUANTA = 254
 """Scores in [0, 1] are stored as whole numbers 0..254; 255 is nodata."""
 OUTPUTS = ("classes", "confidence", "scores")
 """Layers that can be asked for."""
+
+# strips of so many pixels stay in a core's cache from step to step
+_STRIP_PX = 1 << 15
 
 
 class Segmentation:
@@ -55,6 +58,7 @@ class Segmentation:
         self._outputs = frozenset(outputs) | {"classes"}
         self._scores_dtype = scores_dtype
         self._values = np.array([c.value for c in card.output.classes], np.uint8)
+        self._plain = np.array_equal(self._values, np.arange(len(self._values)))
         self._card = card
 
     @property
@@ -82,20 +86,58 @@ class Segmentation:
         dict of ndarray
             One array per layer, (y, x) or (class, y, x).
         """
-        best = scores.argmax(axis=0)
-        done: dict[str, Array] = {
-            "classes": np.where(valid, self._values[best], np.uint8(NODATA))
-        }
-        if "confidence" in self._outputs:
-            top = np.take_along_axis(scores, best[None], axis=0)[0]
-            done["confidence"] = _quantise(top, valid)
-        if "scores" in self._outputs:
-            done["scores"] = (
-                _quantise(scores, valid)
-                if self._scores_dtype == "uint8"
-                else np.where(valid, scores, np.nan).astype(np.float16)
-            )
+        done = self._make_empty(scores.shape)
+        rows = max(1, _STRIP_PX // max(1, scores.shape[2]))
+        for start in range(0, scores.shape[1], rows):
+            strip = slice(start, start + rows)
+            out = {name: layer[..., strip, :] for name, layer in done.items()}
+            self._finish_strip(scores[:, strip], valid[strip], out)
         return done
+
+    @property
+    def on_device(self) -> LayerSpec:
+        """What `finish` does, for a device that does it itself."""
+        return LayerSpec(
+            values=tuple(int(v) for v in self._values),
+            confidence="confidence" in self._outputs,
+            scores=self._scores_dtype if "scores" in self._outputs else "",
+            steps=QUANTA,
+            nodata=NODATA,
+        )
+
+    def _make_empty(self, shape: tuple[int, ...]) -> dict[str, Array]:
+        made: dict[str, Array] = {"classes": np.empty(shape[1:], np.uint8)}
+        if "confidence" in self._outputs:
+            made["confidence"] = np.empty(shape[1:], np.uint8)
+        if "scores" in self._outputs:
+            made["scores"] = np.empty(shape, self._scores_dtype)
+        return made
+
+    def _finish_strip(self, scores: Float, valid: Bool, out: dict[str, Array]) -> None:
+        # A running maximum reads whole rows; argmax along the first axis jumps from
+        # plane to plane for every pixel. Strictly greater: the first class wins. The
+        # number of a later winner is the greater one, so no branch is needed.
+        top, best = scores[0].copy(), np.zeros(valid.shape, np.uint8)
+        for number, plane in enumerate(scores[1:], 1):
+            better = (plane > top).view(np.uint8)
+            better *= np.uint8(number)
+            np.maximum(best, better, out=best)
+            np.maximum(top, plane, out=top)
+        # 255 where invalid: `x | 255` is nodata
+        holes = np.negative((~valid).view(np.uint8))
+        values = best if self._plain else self._values[best]
+        np.bitwise_or(values, holes, out=out["classes"])
+        if "confidence" in out:
+            _quantise(top, holes, out["confidence"])
+        if "scores" not in out:
+            return
+        for plane, layer in zip(scores, out["scores"], strict=True):
+            if self._scores_dtype == "uint8":
+                np.copyto(top, plane)
+                _quantise(top, holes, layer)
+            else:
+                layer[:] = plane
+                np.copyto(layer, np.nan, where=~valid)
 
     def _class_layer(self) -> Layer:
         classes = self._card.output.classes
@@ -133,6 +175,10 @@ def _quantised(name: str, title: str, classes: int = 0) -> Layer:
     )
 
 
-def _quantise(scores: Float, valid: Bool) -> Array:
-    steps = np.rint(np.clip(scores, 0, 1) * np.float32(QUANTA)).astype(np.uint8)
-    return np.where(valid, steps, np.uint8(NODATA))
+def _quantise(scores: Float, holes: Array, out: Array) -> None:
+    """Round scores to steps, 255 in holes; `scores` is used up."""
+    np.clip(scores, 0, 1, out=scores)
+    scores *= np.float32(QUANTA)
+    np.rint(scores, out=scores)
+    np.copyto(out, scores, casting="unsafe")
+    np.bitwise_or(out, holes, out=out)

@@ -203,9 +203,3 @@ def test_an_unknown_device_is_named(tmp_path: Path) -> None:
     settings = ModelSettings(device="gpu", trust_code=True)
     with pytest.raises(PlanError, match="`gpu` is unknown; use cpu, cuda"):
         get_predictor(write_card(tmp_path), settings)
-
-
-def test_onnx_runtime_does_not_take_torch_weights(tmp_path: Path) -> None:
-    settings = ModelSettings(device="cpu", runtime="onnx")
-    with pytest.raises(PlanError, match=r"`onnx` cannot run w\.safetensors"):
-        get_predictor(write_card(tmp_path), settings)

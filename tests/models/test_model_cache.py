@@ -16,7 +16,7 @@ from geoscale.models import (
     handshake,
     loads,
 )
-from geoscale.models.cache import pick_batch
+from geoscale.models.runtimes import pick_batch
 from tests.models.test_build import write_card
 
 SETTINGS = ModelSettings(device="cpu", trust_code=True, batch=1)

@@ -127,8 +127,8 @@ def test_nan_is_never_handed_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"precision": "bfloat16"}, "bfloat16 needs the torch runtime"),
-        ({"runtime": "torch"}, r"`torch` cannot run n\.onnx"),
+        ({"precision": "bfloat16"}, r"runtime: openvino \(on a CPU\)"),
+        ({"runtime": "torch"}, "`torch` cannot run an ONNX file; say runtime: onnx"),
         ({"device": "cuda:1"}, "this onnxruntime has .*; install onnxruntime-gpu"),
         ({"device": "tpu"}, "runs on cpu or cuda here, not `tpu`"),
         ({"batch": 0}, "batch 0 is below 1"),

@@ -1,0 +1,130 @@
+"""The network and its activation as one graph, for runtimes that take a whole one.
+
+Imported lazily: it imports torch.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geoscale.card import ModelCard
+from geoscale.errors import CardError, PlanError, require
+from geoscale.models.scores import check_output
+
+
+class Scores(nn.Module):
+    """A network that gives float32 scores, whatever its own output looks like.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Gives logits: a tensor, a dict with ``out``, or a tuple.
+    card : ModelCard
+        Says classes and activation.
+    """
+
+    def __init__(self, module: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.module = module
+        self._card = card
+        self._activation = card.output.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score patches, (n, channel, y, x) → (n, class, y, x), contiguous."""
+        logits = take_tensor(self.module(x))
+        # a traced graph has one shape, which was checked before
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
+            check_output(tuple(logits.shape), tuple(x.shape), self._card)
+        # the layout first: softmax across planes is twice as fast as over pixels of
+        # few classes, and the engine takes planes
+        logits = logits.float().contiguous()
+        if self._activation == "softmax":
+            return logits.softmax(1)
+        if self._activation == "sigmoid":
+            return logits.sigmoid()
+        return logits
+
+
+def take_tensor(out: Any) -> Tensor:
+    """Find the logits in what a network gave.
+
+    Parameters
+    ----------
+    out : object
+        A tensor, a dict with ``out``, or a tuple.
+
+    Returns
+    -------
+    Tensor
+        The logits.
+
+    Raises
+    ------
+    CardError
+        If there is no tensor in it.
+    """
+    if isinstance(out, dict):
+        out = out["out"] if "out" in out else next(iter(out.values()), None)
+    elif isinstance(out, (tuple, list)) and out:
+        out = out[0]
+    if not isinstance(out, Tensor):
+        raise CardError(
+            f"the network gave {type(out).__name__}, not a tensor, a dict with `out` "
+            "or a tuple; wrap it in a module that returns (n, class, y, x)"
+        )
+    return out
+
+
+def export_onnx(module: nn.Module, shape: tuple[int, int, int, int]) -> bytes:
+    """Write a network as ONNX, in memory.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        On the CPU.
+    shape : tuple of int, (n, channel, y, x)
+        The one shape that it will take.
+
+    Returns
+    -------
+    bytes
+        The file; its input is ``x``, its output ``scores``.
+
+    Raises
+    ------
+    MissingDependencyError
+        If onnx or onnxscript is not installed.
+    PlanError
+        If the exporter refuses the network.
+    """
+    for name in ("onnx", "onnxscript"):
+        require(name, extra="onnx")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        # the exporter tells of its own deprecations
+        warnings.simplefilter("ignore")
+        # and prints each step, through loggers as well
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            made = torch.onnx.export(
+                module, (torch.zeros(shape),), input_names=["x"],
+                output_names=["scores"], dynamo=True, verbose=False,
+            )  # fmt: skip
+            assert made is not None
+            made.save(buffer)  # type: ignore[arg-type]
+        except Exception as err:
+            reason = str(err).strip().splitlines()
+            raise PlanError(
+                "runtime `onnx`: torch cannot export this network to ONNX: "
+                f"{reason[0] if reason else err!r}; say runtime: torch"
+            ) from err
+        finally:
+            logging.disable(before)
+    return buffer.getvalue()
