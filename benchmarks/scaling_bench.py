@@ -105,8 +105,11 @@ def compare(found: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
         row[f"{name}_runs"] = rounded(ratios)
         for n, runs in found.items():
             row[f"{key}_{n}"] = rounded([r[key] for r in runs], 2)
-    return row | {f"cpu_s_{n}": rounded([r["cpu_s"] for r in v], 2)
-                  for n, v in found.items()}  # fmt: skip
+    cpu = {n: [r["cpu_s"] for r in runs] for n, runs in found.items()}
+    row |= {f"cpu_s_{n}": rounded(values, 2) for n, values in cpu.items()}
+    # What a busy neighbour disturbs least: the ratio if the work is shared evenly.
+    row["speedup_by_cpu"] = round(2 * median(cpu[1]) / median(cpu[2]), 3)
+    return row
 
 
 def run_plan(

@@ -163,6 +163,9 @@ def simulated_cluster(workers: int, *held: str) -> Iterator[Any]:
             client.wait_for_workers(workers, timeout=120)
             yield client
         finally:
+            # First, so that nobody complains of workers that went away.
+            client.close()
+            cluster.close()
             process.kill()
             process.wait()
 
