@@ -94,6 +94,7 @@ def make_kernel(
         Ready to run blocks.
     """
     chosen = plan.inference
+    assert chosen.precision != "auto", "the plan was not settled"
     settings = ModelSettings(
         device=chosen.device,
         precision=chosen.precision,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import geoscale as gs
+from geoscale.demo.scenes import load_pixels
 from geoscale.engine.journal import Journal
 from geoscale.errors import PlanError, StoppedError
 from geoscale.models import trial as trials
@@ -28,9 +29,10 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def textured(side=600, **kind):
+    """Real imagery as a source: noise would be one class, whatever is computed."""
+    pytest.importorskip("spyndex")
     source = scene((side, side), bands=4, **kind)
-    rng = np.random.default_rng(3)
-    source.data[:] = rng.random(source.data.shape, np.float32) * 0.3
+    source.data[0] = load_pixels(side) / np.float32(10_000)
     return source
 
 
@@ -59,7 +61,7 @@ def test_auto_is_measured_when_planned_and_recorded(tmp_path):
 
 
 def test_nothing_is_read_before_the_run_where_measuring_is_put_off():
-    source = textured(256)
+    source = textured(300)
     refusing = FakeSource(source.data, source.valid, refuse=True)
     plan = gs.plan(refusing, CARD, runtime="auto", measure=False)
     assert refusing.reads == 0

@@ -46,6 +46,8 @@ SECONDS, CALLS = 1.0, 3
 COMPILE_S = 120.0
 """Time that inductor may take for a network on a few cores, in s; each process
 pays it. It is tried only where the job is long enough to earn it back tenfold."""
+BUDGET_S = 40.0
+"""Time after which no further patch size or batch is looked at, in s."""
 MAX_BATCH = 64
 
 
@@ -217,6 +219,7 @@ class _Bench:
 
     def __init__(self, trial: Trial, patches: Float) -> None:
         self._trial, self._patches = trial, patches
+        self._began = time.perf_counter()
         path, _ = resolve_weights(trial.card, expected_sha256=trial.weights_sha256)
         every = list_candidates(trial.card, path, trial.device)
         plain = [c for c in every if c.precision == "float32"]
@@ -239,11 +242,16 @@ class _Bench:
             rows.append(self._consider(candidate, size, max(rows, key=_speed)))
             yield rows[-1]
         for size in self._trial.sizes[1:]:
+            if self._is_late():
+                break
             best = _pick(rows, self._trial)
             rows.append(self._measure(_candidate(best), size))
             yield rows[-1]
         if self._trial.batch == "auto":
             yield from self._batches(_pick(rows, self._trial))
+
+    def _is_late(self) -> bool:
+        return time.perf_counter() - self._began > BUDGET_S
 
     def _is_asked(self, candidate: Candidate) -> bool:
         trial = self._trial
@@ -268,7 +276,7 @@ class _Bench:
         start = best
         for factor in (2, 0.5):
             batch, last = int(start.batch * factor), best
-            while 1 <= batch <= MAX_BATCH:
+            while 1 <= batch <= MAX_BATCH and not self._is_late():
                 candidate = _candidate(best)
                 row = self._measure(candidate, best.size, batch)
                 if row.said or row.batch != batch:
