@@ -17,7 +17,7 @@ from geoscale.sources.gdal import COUNTS, SETTINGS, gdal_env, is_transient
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.raster import RasterSource, Reading
-from geoscale.sources.reading import Target
+from geoscale.sources.targets import Target
 from geoscale.windows import Window
 from tests.sources.conftest import coordinates
 
