@@ -319,11 +319,28 @@ def _lend(
         return Handle(
             open_raster(*key, attempt),
             stamp,
-            lambda level: open_raster(*key, attempt, level),
+            lambda level: _open_overview(key, path, attempt, level),
         )
 
     # an idle handle may be what failed before
     return _POOL.value.lend(key, stamp, make, new=attempt > 1)
+
+
+def _open_overview(
+    key: tuple[str, Access], path: str, attempt: int, level: int
+) -> Any | None:
+    """Open an overview, or give None where the file has not so many."""
+    from rasterio.errors import RasterioIOError
+
+    try:
+        return open_raster(*key, attempt, level)
+    except RasterioIOError as err:
+        if "overview level" not in explain(err):
+            raise
+    if path.startswith("/vsi") and attempt == 1:
+        # GDAL takes a directory that did not arrive for one that is not there
+        return _open_overview(key, path, 2, level)
+    return None
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:

@@ -29,14 +29,15 @@ class Handle:
     stamp : hashable
         Tells this content of the file from another under the same name.
     reopen : callable, optional
-        Opens one of the file's overviews, by number.
+        Opens one of the file's overviews by number from 0, the finest; gives None
+        where there is none.
     """
 
     def __init__(
         self,
         dataset: Any,
         stamp: Hashable = None,
-        reopen: Callable[[int], Any] | None = None,
+        reopen: Callable[[int], Any | None] | None = None,
     ) -> None:
         self.dataset = dataset
         self.stamp = stamp

@@ -61,26 +61,28 @@ def open_warp(handle: Handle, request: Request) -> Warp:
     Warp
         To be closed before the handle.
     """
-    level = _choose_overview(handle.dataset, request)
-    overview = None
-    if level is not None and handle.reopen is not None:
-        overview = handle.reopen(level)
-    dataset = handle.dataset if overview is None else overview
-    vrt = _open_vrt(dataset, request)
+    overview = _open_overview(handle, request)
+    vrt = _open_vrt(handle.dataset if overview is None else overview, request)
     return Warp(vrt, overview, alpha_band(vrt))
 
 
-def _choose_overview(dataset: Any, request: Request) -> int | None:
-    if request.resampling not in SMOOTH:
+def _open_overview(handle: Handle, request: Request) -> Any | None:
+    if request.resampling not in SMOOTH or handle.reopen is None:
         return None
-    coarser = min(1 / scale for scale in _scales(dataset, request.target))
-    if coarser < 2:
-        return None
-    offered = [dataset.overviews(asset.band_index) for asset in request.assets]
-    if any(factors != offered[0] for factors in offered):
-        return None
-    fine = [(f, level) for level, f in enumerate(offered[0]) if f <= coarser]
-    return max(fine)[1] if fine else None
+    # 20 m pixels of another zone are not quite twice the file's 10 m
+    coarser = 1.01 * min(1 / s for s in _scales(handle.dataset, request.target))
+    best, level = None, 0
+    # Opened one by one: to list them, rasterio would hold the interpreter's lock
+    # while it waits for a server.
+    while coarser >= 2 and (found := handle.reopen(level)) is not None:
+        ratios = zip(handle.dataset.shape, found.shape, strict=True)
+        if max(full / small for full, small in ratios) > coarser:
+            found.close()
+            break
+        if best is not None:
+            best.close()
+        best, level = found, level + 1
+    return best
 
 
 def alpha_band(dataset: Any) -> int | None:
@@ -104,7 +106,7 @@ def _open_vrt(dataset: Any, request: Request) -> Any:
         how = {"src_nodata": None, "nodata": None}
         if alpha_band(dataset) is None:
             how["add_alpha"] = True
-    x_scale, y_scale = _scales(dataset, target)
+    x_scale, y_scale = map(_near_whole, _scales(dataset, target))
     return WarpedVRT(
         dataset,
         crs=CRS.from_string(target.crs),
@@ -178,7 +180,7 @@ def _scales(dataset: Any, target: Target) -> tuple[float, float]:
     y_scale = math.hypot(y1 - y, y2 - y)
     if not (math.isfinite(x_scale * y_scale) and x_scale * y_scale > 0):
         return 1.0, 1.0
-    return _near_whole(x_scale), _near_whole(y_scale)
+    return x_scale, y_scale
 
 
 def _near_whole(scale: float) -> float:
