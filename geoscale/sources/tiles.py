@@ -17,13 +17,13 @@ from geoscale.types import Array
 from geoscale.windows import Window
 
 TILE_CACHE_BYTES = 256 * 2**20
-"""Bytes of decoded tiles that a process keeps."""
+"""Bytes of decoded tiles that a process keeps; `TILES.value.limit` changes it."""
 
 LARGEST_TILE_BYTES = 64 * 2**20
 """A larger tile is not cached: the file is one strip, or nearly so."""
 
-BATCH_BYTES = 64 * 2**20
-"""Bytes of tiles that one read holds at a time, beside the cache."""
+BATCH_BYTES = 16 * 2**20
+"""Bytes of tiles that one thread reads at a time, held twice until they are cut."""
 
 _LEAST_STRIP_ROWS = 64
 
