@@ -11,7 +11,15 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, Options, save, say
 
-NAMES = ("efficiency", "profile", "peers", "dataplane", "scaling", "curve")
+NAMES = (
+    "efficiency",
+    "profile",
+    "peers",
+    "dataplane",
+    "readers",
+    "scaling",
+    "curve",
+)
 
 
 def main() -> None:

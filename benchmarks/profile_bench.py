@@ -22,7 +22,10 @@ COSTS = (
         r"^(_forward|_run_part|_run) \(geoscale/models/|^predict \(geoscale/mod",
     ),
     ("check finite, softmax", r"^(check_finite|activate|_activate) \("),
-    ("read: decode files", r"^(_read_masked|_read_plain|_read_warped|open_raster) \("),
+    (
+        "read: decode files",
+        r"^(_read_layers|open_raster) \(|^decode \(geoscale/sources/reading",
+    ),
     ("read: mosaic, units", r"^\w+ \(geoscale/sources/"),
     ("prepare: normalise", r"^\w+ \(geoscale/preprocess"),
     ("gather: fill batches", r"^take_patch \("),

@@ -24,7 +24,7 @@ from geoscale.sources.calibration import (
     in_units,
 )
 from geoscale.sources.hrefs import strip_signature
-from geoscale.sources.reading import Target
+from geoscale.sources.targets import Target
 from geoscale.types import Array, Json, Pixels
 from geoscale.windows import Window
 from geoscale.words import redact

@@ -172,9 +172,15 @@ def apply_gain(values: Array, gain: Gain) -> Array:
     if gain == (1.0, 0.0):
         return values
     scaled: Array = values.astype(np.float32)
-    scaled *= np.float32(gain[0])
-    scaled += np.float32(gain[1])
+    add_gain(scaled, gain)
     return scaled
+
+
+def add_gain(values: Array, gain: Gain) -> None:
+    """Make values * factor + offset of float32 values, in place."""
+    if gain != (1.0, 0.0):
+        values *= np.float32(gain[0])
+        values += np.float32(gain[1])
 
 
 def _is_s2_reflectance(item: Item, asset: Asset) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 from geoscale.bands import common_name, guess_sensor, normalise_sensor_name
 from geoscale.errors import ReadError, SourceError, StackError
 from geoscale.sources.fields import normalise_crs, parse_datetime
-from geoscale.sources.gdal import Handle, read_with_retries
+from geoscale.sources.gdal import read_with_retries
+from geoscale.sources.handles import Handle
 from geoscale.sources.hrefs import Access, strip_signature
 from geoscale.sources.items import Asset, Item
 from geoscale.words import redact

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from geoscale.sources.items import Asset, Item
 
 if TYPE_CHECKING:
-    from geoscale.sources.reading import Target
+    from geoscale.sources.targets import Target
 
 _EDGE_POINTS = 21
 MARGIN_PX = 3.0

@@ -1,4 +1,4 @@
-"""GDAL, tamed: one set of settings, pinned drivers, handles per thread, retries.
+"""GDAL, tamed: one set of settings, pinned drivers, lent handles, retries.
 
 Every pixel of a raster file comes through `read_with_retries`. It applies the
 same GDAL settings in whatever process or thread it runs, and a failure ends in
@@ -15,18 +15,16 @@ import random
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from geoscale.errors import ReadError, SourceError, require
+from geoscale.sources.handles import Handle, HandlePool
 from geoscale.sources.hrefs import Access, to_gdal_path
+from geoscale.sources.parallel import PerProcess
 from geoscale.words import redact
 
 T = TypeVar("T")
-
-HANDLES_PER_THREAD = 16
-"""Open files that one thread keeps."""
 
 SETTINGS: dict[str, str | int] = {
     # several threads turn a broken download into zeros without an error
@@ -56,7 +54,7 @@ _AUTH = re.compile(
 )
 _LAST_CODE = re.compile(r"HTTP (?:response|error) code\s*:\s*(\d{3})", re.I)
 _ALIASES = {"planetary-computer": "planetary_computer:sign_url"}
-_local = threading.local()
+_POOL = PerProcess(HandlePool)
 
 
 class Counts:
@@ -67,30 +65,22 @@ class Counts:
         self.opened = 0
         self.reads = 0
         self.retries = 0
+        self.tiles = 0
+        """Tiles of files that GDAL was asked for, one layer each."""
+        self.warped_tiles = 0
+        """Tiles of output grids that GDAL was asked to warp, with all their bands."""
+        self.tile_hits = 0
+        """Tiles of both kinds that were decoded before, or by another thread."""
+        self.bytes_decoded = 0
+        """Bytes of the tiles that GDAL was asked for."""
 
-    def add(self, name: str) -> None:
-        """Count one event."""
+    def add(self, name: str, count: int = 1) -> None:
+        """Count events."""
         with self._lock:
-            setattr(self, name, getattr(self, name) + 1)
+            setattr(self, name, getattr(self, name) + count)
 
 
 COUNTS = Counts()
-
-
-class Handle:
-    """An open file of one thread, with what is derived from it."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.derived: dict[Any, Any] = {}
-
-    def close(self) -> None:
-        """Close views before the file that they look at."""
-        for view in self.derived.values():
-            if hasattr(view, "close"):
-                view.close()
-        self.derived.clear()
-        self.dataset.close()
 
 
 def sign(href: str, signer: str | None) -> str:
@@ -150,7 +140,12 @@ def gdal_env(path: str = "", attempt: int = 1) -> Iterator[None]:
         yield
 
 
-def open_raster(href: str, access: Access | None = None, attempt: int = 1) -> Any:
+def open_raster(
+    href: str,
+    access: Access | None = None,
+    attempt: int = 1,
+    overview: int | None = None,
+) -> Any:
     """Open a raster file for reading with one of the allowed drivers.
 
     Parameters
@@ -161,6 +156,8 @@ def open_raster(href: str, access: Access | None = None, attempt: int = 1) -> An
         What is allowed, and how to sign.
     attempt : int
         Which try this is.
+    overview : int, optional
+        Number of an overview, from 0, to be opened instead of the file itself.
 
     Returns
     -------
@@ -182,7 +179,8 @@ def open_raster(href: str, access: Access | None = None, attempt: int = 1) -> An
         path = to_gdal_path(sign(href, access.signer), access)
     COUNTS.add("opened")
     with gdal_env(path, attempt):
-        return rasterio.open(path, driver=_driver(path), sharing=False)
+        how = {} if overview is None else {"overview_level": overview}
+        return rasterio.open(path, driver=_driver(path), sharing=False, **how)
 
 
 def _driver(path: str) -> str:
@@ -215,7 +213,7 @@ def envi_header(path: str) -> str | None:
 def read_with_retries(
     href: str, access: Access, read: Callable[[Handle], T], *, first: int = 1
 ) -> T:
-    """Run a read on this thread's handle of a file; retry what may pass.
+    """Run a read on a handle of a file that is this thread's; retry what may pass.
 
     Parameters
     ----------
@@ -224,7 +222,8 @@ def read_with_retries(
     access : Access
         What is allowed, how to sign, how often to try.
     read : callable
-        Takes a `Handle`, returns pixels; called again after a failure.
+        Takes a `Handle`, which is its own until it returns; called again after a
+        failure.
     first : int
         Number of the first attempt; from 2 on, caches are not believed.
 
@@ -247,9 +246,9 @@ def read_with_retries(
     last = access.attempts + first - 1
     for attempt in range(first, last + 1):
         try:
-            with gdal_env(path, attempt):
+            with gdal_env(path, attempt), _lend(key, path, attempt) as handle:
                 COUNTS.add("reads")
-                return read(_handle(key, attempt))
+                return read(handle)
         except (RasterioError, OSError, _cpl_error()) as err:
             drop_handle(key)
             why = explain(err)
@@ -311,33 +310,55 @@ def _cpl_error() -> type[Exception]:
     return found if isinstance(found, type) else OSError
 
 
-def _handles() -> OrderedDict[Any, Handle]:
-    # Datasets are not thread-safe, and none survives a fork.
-    if getattr(_local, "pid", None) != os.getpid():
-        _local.pid, _local.handles = os.getpid(), OrderedDict()
-    handles: OrderedDict[Any, Handle] = _local.handles
-    return handles
+def _lend(
+    key: tuple[str, Access], path: str, attempt: int
+) -> contextlib.AbstractContextManager[Handle]:
+    stamp = _stamp(path)
+
+    def make() -> Handle:
+        return Handle(
+            open_raster(*key, attempt),
+            stamp,
+            lambda level: _open_overview(key, path, attempt, level),
+        )
+
+    # an idle handle may be what failed before
+    return _POOL.value.lend(key, stamp, make, new=attempt > 1)
 
 
-def _handle(key: tuple[str, Access], attempt: int) -> Handle:
-    handles = _handles()
-    if key not in handles:
-        handles[key] = Handle(open_raster(*key, attempt))
-        while len(handles) > HANDLES_PER_THREAD:
-            handles.popitem(last=False)[1].close()
-    handles.move_to_end(key)
-    return handles[key]
+def _open_overview(
+    key: tuple[str, Access], path: str, attempt: int, level: int
+) -> Any | None:
+    """Open an overview, or give None where the file has not so many."""
+    from rasterio.errors import RasterioIOError
+
+    try:
+        return open_raster(*key, attempt, level)
+    except RasterioIOError as err:
+        if "overview level" not in explain(err):
+            raise
+    if path.startswith("/vsi") and attempt == 1:
+        # GDAL takes a directory that did not arrive for one that is not there
+        return _open_overview(key, path, 2, level)
+    return None
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Tell a local file from another that took its name."""
+    if path.startswith("/vsi"):
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def drop_handle(key: tuple[str, Access]) -> None:
-    """Close this thread's handle of a file, if it has one."""
-    handle = _handles().pop(key, None)
-    if handle is not None:
-        with contextlib.suppress(Exception):
-            handle.close()
+    """Close this process's handles of a file, those in use as soon as they are not."""
+    _POOL.value.drop(key)
 
 
 def close_handles() -> None:
-    """Close every file that this thread keeps open."""
-    for key in list(_handles()):
-        drop_handle(key)
+    """Close every file that this process keeps open."""
+    _POOL.value.clear()

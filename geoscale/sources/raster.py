@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geoscale.bands import common_name, match_bands
-from geoscale.errors import CardError, ReadError, SourceError
+from geoscale.errors import CardError, SourceError
 from geoscale.sources.calibration import (
     Calibration,
     Gain,
     Units,
-    apply_gain,
     find_gains,
     holds_classes,
 )
 from geoscale.sources.footprints import pixel_boxes
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item, sort_items
-from geoscale.sources.reading import RESAMPLINGS, Request, Target, read_bands
+from geoscale.sources.mosaic import Layer
+from geoscale.sources.parallel import started
+from geoscale.sources.reading import read_bands
 from geoscale.sources.steps import GroupBy, group_items
-from geoscale.types import Array, Bool, Json, Pixels
+from geoscale.sources.targets import RESAMPLINGS, Into, Request, Target
+from geoscale.types import Bool, Json, Pixels
 from geoscale.windows import Window
-from geoscale.words import redact, suggest
+from geoscale.words import suggest
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -147,11 +149,20 @@ class RasterSource:
         shape = (len(times), len(self._bands), *window.shape)
         data = np.zeros(shape, self._dtype)
         valid = np.zeros((len(times), *window.shape), bool)
-        for k, time in enumerate(times):
-            for item in self._touching(window, time):
-                if valid[k].all():
-                    break
-                self._add_item(item, window, data[k], valid[k])
+        waiting = {
+            k: iter(self._touching(window, time).tolist())
+            for k, time in enumerate(times)
+        }
+        while waiting:
+            layers = []
+            for k, items in list(waiting.items()):
+                item = None if valid[k].all() else next(items, None)
+                if item is None:
+                    del waiting[k]
+                else:
+                    layers.append(Layer(item, data[k], valid[k]))
+            if layers:
+                self._add_items(layers, window)
         return Pixels(data, valid)
 
     def covers(self, window: Window, times: Sequence[int]) -> bool:
@@ -258,22 +269,27 @@ class RasterSource:
         only = next(iter(found)) if len(found) == 1 else None
         return np.dtype(only or "float32")
 
-    def _add_item(self, number: int, window: Window, data: Array, valid: Bool) -> None:
-        """Put one item's pixels where no earlier item gave any."""
-        got = np.zeros(data.shape, self._dtype)
-        usable = ~valid
-        for places, request in self._requests(number):
-            found = read_bands(request, window, self.reading.access)
-            if found is None:
-                return
-            values, good = found
-            for k, place in enumerate(places):
-                got[place] = self._in_units(values[k], number, place)
-                usable &= good[k]
-            if not usable.any():
-                return
-        np.copyto(data, got, where=usable)
-        valid |= usable
+    def _add_items(self, layers: Sequence[Layer], window: Window) -> None:
+        """Put the pixels of one item a time step where no earlier item gave any."""
+        access = self.reading.access
+        tasks: list[Callable[[], Bool | None]] = []
+        ends = []
+        for layer in layers:
+            for places, request in self._requests(layer.item):
+                gains = [self.gains[layer.item][place] for place in places]
+                into = Into([layer.got[place] for place in places], gains)
+                tasks.append(
+                    functools.partial(read_bands, request, window, access, into)
+                )
+            ends.append(len(tasks))
+        remote = any("://" in asset.href for asset in self.layout[layers[0].item])
+        with started(tasks, remote=remote) as results:
+            usable = [
+                layer.find_usable(results[first:end])
+                for layer, first, end in zip(layers, [0, *ends], ends, strict=False)
+            ]
+        for layer, good in zip(layers, usable, strict=True):
+            layer.merge(good)
 
     def _requests(self, number: int) -> list[tuple[tuple[int, ...], Request]]:
         """Bands of one item, those of one file together."""
@@ -293,17 +309,6 @@ class RasterSource:
             )
             for (_, resampling), places in groups.items()
         ]
-
-    def _in_units(self, values: Array, number: int, place: int) -> Array:
-        gain = self.gains[number][place]
-        # exactness is what matters: uint16 fits float32, int32 does not
-        if gain == (1.0, 0.0) and not np.can_cast(values.dtype, self._dtype, "safe"):
-            asset = self.layout[number][place]
-            raise ReadError(
-                f"{redact(asset.href)} holds {values.dtype}, which does not fit "
-                f"the stack's {self._dtype}; set imagery.dtype: {values.dtype}"
-            )
-        return apply_gain(values, gain)
 
 
 def choose_assets(

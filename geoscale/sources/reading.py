@@ -1,7 +1,7 @@
 """Pixels of one file on one grid: a plain window where aligned, else a warp.
 
-A warp is always defined on the whole output grid and read by window, so that
-what a pixel receives does not depend on how a caller cuts its windows.
+Both are put together from whole tiles, of the file or of the warp, which the
+process keeps for the next window.
 """
 
 from __future__ import annotations
@@ -9,90 +9,68 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from geoscale.errors import ReadError, StackError
+from geoscale.errors import ReadError
+from geoscale.sources.calibration import add_gain
 from geoscale.sources.fields import normalise_crs
-from geoscale.sources.gdal import Handle, drop_handle, read_with_retries
+from geoscale.sources.gdal import COUNTS, drop_handle, read_with_retries
+from geoscale.sources.handles import Handle
 from geoscale.sources.hrefs import Access
-from geoscale.sources.items import Asset
+from geoscale.sources.targets import Into, Request, Target
+from geoscale.sources.tiles import (
+    LARGEST_TILE_BYTES,
+    TILES,
+    Key,
+    Lattice,
+    Number,
+    rectangles,
+)
+from geoscale.sources.warping import find_nodata, open_warp
 from geoscale.types import Array, Bool
 from geoscale.windows import Window
 from geoscale.words import redact
 
-if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
-
 ALIGNED_PX = 1e-4
 """Largest distance between two grids that count as one, in pixels."""
 
-TOLERANCE_PX = 1e-3
-"""Largest error of the warp's transformer, in pixels; 1e-6 is 8 times slower."""
+MASK = 0
+"""Layer of a file that holds its mask; bands count from 1."""
 
-RESAMPLINGS = (
-    "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode",
-    "max", "min", "med", "q1", "q3", "rms", "sum",
-)  # fmt: skip
-"""Names that `resampling` may have."""
+WARPED = -1
+"""Layer of what was warped: all bands of a request."""
+
+Part = tuple[Window, Sequence[Array], Array | None]
+"""Pixels of some rectangle: where, one array for each band, mask or None."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """The grid that is read onto."""
+class _Facts:
+    """What a plain read needs to know of a file, asked of GDAL once."""
 
-    crs: str
-    """``EPSG:n`` or WKT."""
-    transform: tuple[float, float, float, float, float, float]
-    """Pixel to CRS: a, b, c, d, e, f."""
-    shape: tuple[int, int]
-    """Rows and columns."""
+    lattice: Lattice
+    dtypes: tuple[np.dtype[Any], ...]
+    masked: frozenset[int]
+    """Bands with a mask of their own beside nodata: one for all, or alpha."""
 
     @classmethod
-    def from_geobox(cls, geobox: GeoBox) -> Target:
-        """Take the plain numbers of a geobox.
-
-        Raises
-        ------
-        StackError
-            If it has no CRS.
-        """
-        if geobox.crs is None:
-            raise StackError("the grid has no CRS; set grid.crs")
-        code = normalise_crs(str(geobox.crs)) or str(geobox.crs)
-        a, b, c, d, e, f = (float(v) for v in tuple(geobox.affine)[:6])
+    def of(cls, dataset: Any) -> _Facts:
+        shape, block = tuple(dataset.shape), tuple(dataset.block_shapes[0])
+        kinds = [{flag.name for flag in flags} for flags in dataset.mask_flag_enums]
         return cls(
-            code, (a, b, c, d, e, f), (int(geobox.shape[0]), int(geobox.shape[1]))
+            Lattice.of_file(shape, block),
+            tuple(np.dtype(name) for name in dataset.dtypes),
+            frozenset(
+                i + 1 for i, kind in enumerate(kinds) if kind & {"alpha", "per_dataset"}
+            ),
         )
-
-    def to_geobox(self) -> GeoBox:
-        """Give the geobox."""
-        from affine import Affine
-        from odc.geo.geobox import GeoBox
-
-        return GeoBox(self.shape, Affine(*self.transform), self.crs)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Some bands of one file, on one grid."""
-
-    assets: tuple[Asset, ...]
-    """Bands of the same href, in the order wanted."""
-    target: Target
-    """Grid to read onto."""
-    resampling: str
-    """Name of the method where the file is on another grid."""
-    nodata: float | None = None
-    """Overrides what the file and the metadata say; NaN means none."""
-    trust_file: bool = False
-    """Whether a file that contradicts its metadata is believed."""
 
 
 def read_bands(
-    request: Request, window: Window, access: Access
-) -> tuple[Array, Bool] | None:
+    request: Request, window: Window, access: Access, into: Into
+) -> Bool | None:
     """Read a window of some bands of one file.
 
     Parameters
@@ -103,39 +81,73 @@ def read_bands(
         Inside the target grid.
     access : Access
         How the file may be reached.
+    into : Into
+        Gets the pixels, in its units; those that are not valid may be anything.
 
     Returns
     -------
-    tuple of ndarray or None
-        The file's dtype (band, y, x) and bool (band, y, x); None where the
-        file does not reach into the window.
+    ndarray or None
+        bool (y, x), True where every band is valid; not to be written to. None
+        where the file does not reach into the window.
 
     Raises
     ------
     ReadError
-        If the file cannot be read, or contradicts its metadata.
+        If the file cannot be read, contradicts its metadata, or its values do
+        not fit the arrays.
     """
     href = request.assets[0].href
 
-    def _read(handle: Handle) -> tuple[Array, Bool] | None:
-        if "checked" not in handle.derived:
-            _check(handle.dataset, request)
-            handle.derived["checked"] = True
-        shift = _aligned_shift(handle, request.target)
-        if shift is not None:
-            return _read_plain(handle.dataset, request, window, shift)
-        return _read_warped(handle, request, window)
+    def _read(handle: Handle, *, fresh: bool = False) -> Bool | None:
+        dataset = handle.dataset
+        key = ("checked", request.assets, request.trust_file)
+        handle.derive(key, lambda: _check(dataset, request))
+        _check_fit(dataset, request, into)
+        shift = handle.derive(
+            ("shift", request.target), lambda: _find_shift(dataset, request.target)
+        )
+        ident = f"{href}\n{access}\n{handle.stamp}"
+        if shift is None:
+            parts = _warped_parts(handle, request, window, ident, fresh=fresh)
+            nodata, whole = next(parts)
+            return _fill(parts, window, whole, into, nodata)
+        wanted = window.shift(*shift)
+        inside = wanted.clip(dataset.shape)
+        if inside.is_empty:
+            return None
+        plain = _plain_parts(handle, request, inside, ident, fresh=fresh)
+        nodata = [find_nodata(dataset, a, request.nodata) for a in request.assets]
+        return _fill(plain, wanted, inside, into, nodata)
 
-    found = read_with_retries(href, access, _read)
-    if found is not None and "://" in href and _is_suspicious(*found):
+    valid = read_with_retries(href, access, _read)
+    if valid is not None and "://" in href and _is_suspicious(into, valid):
         # A broken download can look like zeros: ask once more, past all caches.
         drop_handle((href, access))
-        found = read_with_retries(href, access, _read, first=2)
-    return found
+        valid = read_with_retries(
+            href, access, lambda handle: _read(handle, fresh=True), first=2
+        )
+    if valid is not None:
+        for array, gain in zip(into.arrays, into.gains, strict=True):
+            add_gain(array, gain)
+    return valid
 
 
-def _is_suspicious(data: Array, valid: Bool) -> bool:
-    return data.size > 1 and bool(valid.any()) and not data.any()
+def _is_suspicious(into: Into, valid: Bool) -> bool:
+    is_one = len(into.arrays) == 1 and valid.size == 1
+    if is_one or any(array.any() for array in into.arrays):
+        return False
+    return bool(valid.any())
+
+
+def _check_fit(dataset: Any, request: Request, into: Into) -> None:
+    for asset, array, gain in zip(request.assets, into.arrays, into.gains, strict=True):
+        dtype = np.dtype(dataset.dtypes[asset.band_index - 1])
+        # exactness is what matters: uint16 fits float32, int32 does not
+        if gain == (1.0, 0.0) and not np.can_cast(dtype, array.dtype, "safe"):
+            raise ReadError(
+                f"{redact(asset.href)} holds {dtype}, which does not fit "
+                f"the stack's {array.dtype}; set imagery.dtype: {dtype}"
+            )
 
 
 def _check(dataset: Any, request: Request) -> None:
@@ -185,15 +197,6 @@ def _offset_px(a: Sequence[float], b: Sequence[float]) -> float:
     )) / size  # fmt: skip
 
 
-def _aligned_shift(handle: Handle, target: Target) -> tuple[int, int] | None:
-    """Rows and columns from the target's corner to the file's, if whole."""
-    key = ("shift", target)
-    if key not in handle.derived:
-        handle.derived[key] = _find_shift(handle.dataset, target)
-    found: tuple[int, int] | None = handle.derived[key]
-    return found
-
-
 def _find_shift(dataset: Any, target: Target) -> tuple[int, int] | None:
     from affine import Affine
 
@@ -208,164 +211,171 @@ def _find_shift(dataset: Any, target: Target) -> tuple[int, int] | None:
     return dy, dx
 
 
-def _read_plain(
-    dataset: Any, request: Request, window: Window, shift: tuple[int, int]
-) -> tuple[Array, Bool] | None:
-    from rasterio.windows import Window as FileWindow
-
-    wanted = window.shift(*shift)
-    inside = wanted.clip(tuple(dataset.shape))
-    if inside.is_empty:
-        return None
-    part = FileWindow(inside.x0, inside.y0, inside.width, inside.height)
-    data, valid = _read_masked(dataset, request, part)
+def _fill(
+    parts: Iterator[Part],
+    wanted: Window,
+    inside: Window,
+    into: Into,
+    nodata: Sequence[float | None],
+) -> Bool:
+    """Put parts in place; tell where all bands are valid."""
+    valid: Bool | None = None
+    for where, bands, mask in parts:
+        both = where & wanted
+        here, there = both.within(wanted), both.within(where)
+        pieces = [band[there] for band in bands]
+        for array, piece in zip(into.arrays, pieces, strict=True):
+            array[here] = piece
+        for good in _rules(pieces, nodata, None if mask is None else mask[there]):
+            if valid is None:
+                valid = _start(wanted, inside)
+            valid[here] &= good
+    if valid is not None:
+        return valid
     if inside == wanted:
-        return data, valid
-    full = np.zeros((len(data), *window.shape), data.dtype)
-    mask = np.zeros(full.shape, bool)
-    place = (slice(None), *inside.within(wanted))
-    full[place], mask[place] = data, valid
-    return full, mask
+        # all valid, and no memory for that
+        return np.broadcast_to(np.True_, wanted.shape)
+    return _start(wanted, inside)
 
 
-def _read_masked(dataset: Any, request: Request, part: Any) -> tuple[Array, Bool]:
-    indexes = [asset.band_index for asset in request.assets]
-    data = dataset.read(indexes, window=part)
-    valid = np.ones(data.shape, bool)
-    for i, asset in enumerate(request.assets):
-        nodata = _nodata(dataset, asset, request.nodata)
-        flags = {flag.name for flag in dataset.mask_flag_enums[asset.band_index - 1]}
-        if nodata is not None and not math.isnan(nodata):
-            valid[i] &= data[i] != nodata
-        if flags & {"alpha", "per_dataset"}:
-            valid[i] &= dataset.read_masks(asset.band_index, window=part) != 0
-    return data, valid & _finite(data)
+def _rules(
+    pieces: Sequence[Array], nodata: Sequence[float | None], mask: Array | None
+) -> Iterator[Any]:
+    """Yield what must all be true of a valid pixel."""
+    for piece, marker in zip(pieces, nodata, strict=True):
+        found = _in_dtype(marker, piece.dtype)
+        if found is not None:
+            yield piece != found
+        if piece.dtype.kind in "fc":
+            yield np.isfinite(piece)
+    if mask is not None:
+        yield mask != 0
 
 
-def _finite(data: Array) -> Any:
-    return np.isfinite(data) if data.dtype.kind in "fc" else True
+def _in_dtype(nodata: float | None, dtype: np.dtype[Any]) -> Any:
+    """Nodata as the dtype has it; None where no value can be equal to it."""
+    if nodata is None or math.isnan(nodata):
+        return None
+    if dtype.kind not in "iu":
+        return nodata
+    limits = np.iinfo(dtype)
+    fits = nodata.is_integer() and limits.min <= nodata <= limits.max
+    # of one dtype the comparison needs no float64 copy of the pixels
+    return dtype.type(int(nodata)) if fits else None
 
 
-def _nodata(dataset: Any, asset: Asset, override: float | None) -> float | None:
-    if override is not None:
-        return override
-    in_file = dataset.nodatavals[asset.band_index - 1]
-    return asset.nodata if in_file is None else float(in_file)
+def _start(wanted: Window, inside: Window) -> Bool:
+    valid = np.zeros(wanted.shape, bool)
+    valid[inside.within(wanted)] = True
+    return valid
 
 
-def _read_warped(
-    handle: Handle, request: Request, window: Window
-) -> tuple[Array, Bool] | None:
+def _plain_parts(
+    handle: Handle, request: Request, inside: Window, ident: str, *, fresh: bool
+) -> Iterator[Part]:
+    facts = handle.derive("facts", lambda: _Facts.of(handle.dataset))
+    bands = [asset.band_index for asset in request.assets]
+    masked = [band for band in bands if band in facts.masked]
+    layers = [*bands, MASK] if masked else bands
+
+    def read(some: Sequence[int], pixels: Window) -> list[Array]:
+        return _read_layers(handle.dataset, some, pixels, masked)
+
+    def decode(keys: list[Key]) -> dict[Key, Array]:
+        return _decode_tiles(keys, facts.lattice, ident, read)
+
+    rows, columns = facts.lattice.tile
+    size = rows * columns * max(dtype.itemsize for dtype in facts.dtypes)
+    if size > LARGEST_TILE_BYTES:
+        found = read(layers, inside)
+        yield inside, found[: len(bands)], found[-1] if masked else None
+        return
+    for batch in facts.lattice.batches(inside, size * len(layers)):
+        keys = [(ident, layer, *number) for number in batch for layer in layers]
+        tiles = TILES.value.get(keys, decode, fresh=fresh)
+        for number in batch:
+            found = [tiles[ident, layer, *number] for layer in layers]
+            where = facts.lattice.window(*number)
+            yield where, found[: len(bands)], found[-1] if masked else None
+
+
+def _decode_tiles(
+    keys: Sequence[Key], lattice: Lattice, ident: str, read: Any
+) -> dict[Key, Array]:
+    """Read tiles of a file, those that adjoin at once."""
+    layers: dict[Number, list[int]] = {}
+    for _, layer, row, column in keys:
+        layers.setdefault((row, column), []).append(layer)
+    groups: dict[tuple[int, ...], list[Number]] = {}
+    for number, some in layers.items():
+        groups.setdefault(tuple(some), []).append(number)
+    made: dict[Key, Array] = {}
+    for some_layers, numbers in groups.items():
+        for block in rectangles(numbers):
+            pixels = lattice.pixels(block)
+            found = read(some_layers, pixels)
+            for row in range(block.y0, block.y1):
+                for column in range(block.x0, block.x1):
+                    part = lattice.window(row, column).within(pixels)
+                    for layer, array in zip(some_layers, found, strict=True):
+                        made[ident, layer, row, column] = _own(array[part])
+    COUNTS.add("tiles", len(made))
+    COUNTS.add("bytes_decoded", sum(tile.nbytes for tile in made.values()))
+    return made
+
+
+def _own(part: Array) -> Array:
+    # a view would keep the whole rectangle alive, uncounted
+    return part if part.base is None or part.base.size == part.size else part.copy()
+
+
+def _read_layers(
+    dataset: Any, layers: Sequence[int], pixels: Window, masked: Sequence[int]
+) -> list[Array]:
+    part = _file_window(pixels)
+    bands = [layer for layer in layers if layer != MASK]
+    found = list(dataset.read(bands, window=part)) if bands else []
+    if MASK in layers:
+        # one for all bands, so any of them will do
+        found.append(dataset.read_masks(masked[0], window=part))
+    return found
+
+
+def _file_window(window: Window) -> Any:
     from rasterio.windows import Window as FileWindow
 
-    key = ("warp", request)
-    if key not in handle.derived:
-        handle.derived[key] = _open_warp(handle.dataset, request)
-    vrt = handle.derived[key]
-    indexes = [asset.band_index for asset in request.assets]
-    alpha = _alpha_band(vrt)
-    wanted = indexes if alpha is None else [*indexes, alpha]
-    got = np.zeros((len(wanted), *window.shape), vrt.dtypes[indexes[0] - 1])
-    # GDAL may warp just what is asked for, and its last bits then depend on that:
-    # so ask for the same rectangles always, those that its own cache has.
-    for tile in _tiles(window, vrt.block_shapes[0], request.target.shape):
-        part = FileWindow(tile.x0, tile.y0, tile.width, tile.height)
-        values = vrt.read(wanted, window=part)
-        both = tile & window
-        got[:, *both.within(window)] = values[:, *both.within(tile)]
-    if alpha is not None:
-        data, inside = got[:-1], got[-1] != 0
-        return data, np.broadcast_to(inside, data.shape) & _finite(data)
-    return got, (got != vrt.nodata) & _finite(got)
+    return FileWindow(window.x0, window.y0, window.width, window.height)
 
 
-def _tiles(
-    window: Window, size: tuple[int, int], shape: tuple[int, int]
-) -> Iterator[Window]:
-    """Tiles of the whole grid's lattice that a window touches."""
-    rows, columns = size
-    for y in range(window.y0 // rows * rows, window.y1, rows):
-        for x in range(window.x0 // columns * columns, window.x1, columns):
-            yield Window(y, x, y + rows, x + columns).clip(shape)
+def _warped_parts(
+    handle: Handle, request: Request, window: Window, ident: str, *, fresh: bool
+) -> Iterator[Any]:
+    """Yield nodata and reach of a warp, then its parts."""
+    warp = handle.derive(("warp", request), lambda: open_warp(handle, request))
+    bands = [asset.band_index for asset in request.assets]
+    yield [None if warp.alpha else warp.vrt.nodata] * len(bands), window
+    wanted = bands if warp.alpha is None else [*bands, warp.alpha]
+    lattice = Lattice(request.target.shape, tuple(warp.vrt.block_shapes[0]))
+    name = f"{ident}\n{request}"
 
+    def decode(keys: list[Key]) -> dict[Key, Array]:
+        made = {}
+        # GDAL may warp just what is asked for, and its last bits then depend on
+        # that: so ask for the same rectangles always.
+        for key in keys:
+            pixels = lattice.window(*key[2:])
+            made[key] = warp.vrt.read(wanted, window=_file_window(pixels))
+        COUNTS.add("warped_tiles", len(made))
+        COUNTS.add("bytes_decoded", sum(tile.nbytes for tile in made.values()))
+        return made
 
-def _alpha_band(dataset: Any) -> int | None:
-    names = [interp.name for interp in dataset.colorinterp]
-    return names.index("alpha") + 1 if "alpha" in names else None
-
-
-def _open_warp(dataset: Any, request: Request) -> Any:
-    from affine import Affine
-    from rasterio.crs import CRS
-    from rasterio.enums import Resampling
-    from rasterio.vrt import WarpedVRT
-
-    target = request.target
-    nodata = _warp_nodata(dataset, request)
-    if nodata is not None:
-        how: dict[str, Any] = {"src_nodata": nodata, "nodata": nodata}
-    else:
-        # None said aloud: else rasterio takes the file's own nodata
-        how = {"src_nodata": None, "nodata": None}
-        if _alpha_band(dataset) is None:
-            how["add_alpha"] = True
-    x_scale, y_scale = _scales(dataset, target)
-    return WarpedVRT(
-        dataset,
-        crs=CRS.from_string(target.crs),
-        transform=Affine(*target.transform),
-        width=target.shape[1],
-        height=target.shape[0],
-        resampling=Resampling[request.resampling],
-        tolerance=TOLERANCE_PX,
-        num_threads=1,
-        warp_mem_limit=64,
-        # GDAL would find these anew for each chunk, and differ at a file's edge
-        XSCALE=str(x_scale),
-        YSCALE=str(y_scale),
-        UNIFIED_SRC_NODATA="NO",
-        **how,
-    )
-
-
-def _warp_nodata(dataset: Any, request: Request) -> float | None:
-    asset = request.assets[0]
-    dtype = np.dtype(dataset.dtypes[asset.band_index - 1])
-    nodata = _nodata(dataset, asset, request.nodata)
-    if nodata is not None and not math.isnan(nodata):
-        if dtype.kind == "f":
-            return nodata
-        limits = np.iinfo(dtype)
-        fits = nodata == int(nodata) and limits.min <= nodata <= limits.max
-        return nodata if fits else None
-    return math.nan if dtype.kind == "f" else None
-
-
-def _scales(dataset: Any, target: Target) -> tuple[float, float]:
-    """Output pixels per file pixel along x and y, at the middle of the file."""
-    from affine import Affine
-    from pyproj import Transformer
-
-    rows, columns = dataset.shape
-    middle = [
-        dataset.transform * (columns / 2 + dx, rows / 2 + dy)
-        for dx, dy in ((0, 0), (1, 0), (0, 1))
-    ]
-    to_target = Transformer.from_crs(
-        dataset.crs.to_wkt(), target.crs, always_xy=True
-    ).transform
-    to_pixel = ~Affine(*target.transform)
-    (x, y), (x1, y1), (x2, y2) = (to_pixel * to_target(*point) for point in middle)
-    x_scale = math.hypot(x1 - x, x2 - x)
-    y_scale = math.hypot(y1 - y, y2 - y)
-    if not (math.isfinite(x_scale * y_scale) and x_scale * y_scale > 0):
-        return 1.0, 1.0
-    return _near_whole(x_scale), _near_whole(y_scale)
-
-
-def _near_whole(scale: float) -> float:
-    # 10 m pixels of two UTM zones differ by 1e-3: no reason to widen the kernel
-    ratio = 1 / scale
-    return (
-        1 / round(ratio) if abs(ratio - round(ratio)) < 0.05 * round(ratio) else scale
-    )
+    rows, columns = lattice.tile
+    size = rows * columns * np.dtype(warp.vrt.dtypes[bands[0] - 1]).itemsize
+    for batch in lattice.batches(window, size * len(wanted)):
+        tiles = TILES.value.get(
+            [(name, WARPED, *n) for n in batch], decode, fresh=fresh
+        )
+        for number in batch:
+            tile = tiles[name, WARPED, *number]
+            mask = None if warp.alpha is None else tile[-1]
+            yield lattice.window(*number), tile[: len(bands)], mask

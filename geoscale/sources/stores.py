@@ -21,8 +21,8 @@ from geoscale.sources.axes import Planes, read_planes
 from geoscale.sources.fields import Affine6, normalise_crs
 from geoscale.sources.grid import choose_grid
 from geoscale.sources.items import Asset, Item
-from geoscale.sources.reading import Target
 from geoscale.sources.settings import Grid, Imagery
+from geoscale.sources.targets import Target
 from geoscale.words import redact
 
 if TYPE_CHECKING:

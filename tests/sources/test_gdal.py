@@ -17,7 +17,7 @@ from geoscale.sources.gdal import COUNTS, SETTINGS, gdal_env, is_transient
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.raster import RasterSource, Reading
-from geoscale.sources.reading import Target
+from geoscale.sources.targets import Target
 from geoscale.windows import Window
 from tests.sources.conftest import coordinates
 
@@ -29,6 +29,7 @@ class Server:
 
     def __init__(self, body: bytes) -> None:  # noqa: C901  handlers are nested
         self.body, self.script = body, [""]
+        self.sent, self.blank, self.opened = 0, False, 0
         self.seen: Counter[str] = Counter()
         outer = self
 
@@ -58,6 +59,10 @@ class Server:
                     low, _, high = asked.removeprefix("bytes=").partition("-")
                     start, end = int(low), min(int(high or end), end)
                 part = outer.body[start : end + 1]
+                outer.sent += len(part) if body else 0
+                outer.opened += start == 0
+                if outer.blank and outer.opened == 1 and start:
+                    part = bytes(len(part))
                 self.send_response(206 if asked else 200)
                 self.send_header("Content-Length", str(len(part)))
                 self.send_header("Accept-Ranges", "bytes")
@@ -215,7 +220,7 @@ def test_threads_share_a_source(write_tif: Any) -> None:
         assert all(pool.map(one, range(200)))
 
 
-def test_files_are_opened_once_a_thread(write_tif: Any) -> None:
+def test_files_are_opened_once_whatever_the_thread(write_tif: Any) -> None:
     source = source_from_spec(
         open_source({"files": write_tif("a.tif", coordinates((100, 100)))}).spec()
     )
@@ -223,6 +228,8 @@ def test_files_are_opened_once_a_thread(write_tif: Any) -> None:
     before = COUNTS.opened
     for _ in range(5):
         source.read(Window(10, 10, 60, 60), [0])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(source.read, Window(10, 10, 60, 60), [0]).result()
     assert COUNTS.opened == before
 
 
@@ -251,3 +258,25 @@ def test_all_zeros_from_afar_are_asked_for_twice(
     before = COUNTS.opened
     assert not source.read(WHOLE, [0]).data.any()
     assert COUNTS.opened == before + 2
+
+
+def test_zeros_of_a_broken_download_are_replaced_in_the_cache(server: Server) -> None:
+    source = remote(server, "broken.tif")
+    server.blank = True
+    part = Window(200, 100, 300, 300)
+    expected = server.expected[200:300, 100:300]  # type: ignore[attr-defined]
+    assert (source.read(part, [0]).data[0, 0] == expected).all()
+    assert server.opened >= 2
+    sent = server.sent
+    assert (source.read(part, [0]).data[0, 0] == expected).all()
+    assert server.sent == sent
+
+
+def test_bands_are_read_at_once_and_neighbours_from_the_cache(server: Server) -> None:
+    source = remote(server, "cached.tif")
+    source.read(Window(0, 0, 128, 128), [0])
+    before = server.sent, COUNTS.tiles
+    source.read(Window(10, 10, 100, 100), [0])
+    assert (server.sent, COUNTS.tiles) == before
+    source.read(Window(64, 64, 192, 128), [0])
+    assert COUNTS.tiles == before[1] + 1
