@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--size", type=int, help="height and width of scenes, in px")
     parser.add_argument("--repeat", type=int, help="runs of which the median counts")
+    parser.add_argument("--workloads", default="", help="ukis,unet,landcover (peers)")
     parser.add_argument("--quick", action="store_true", help="small, once: does it run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON goes")
     args = parser.parse_args()
@@ -29,7 +30,13 @@ def main() -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
     if args.quick and args.results == RESULTS:
         parser.error("--quick says little: give it a --results folder of its own")
-    options = Options(args.size, args.repeat, args.quick, args.results)
+    options = Options(
+        args.size,
+        args.repeat,
+        args.quick,
+        args.results,
+        tuple(name for name in args.workloads.split(",") if name),
+    )
     for name in args.names or NAMES:
         if name == "page":
             continue

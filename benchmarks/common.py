@@ -32,6 +32,7 @@ class Options:
     repeat: int | None = None
     quick: bool = False
     results: Path = RESULTS
+    workloads: tuple[str, ...] = ()
 
     def pick_size(self, usual: int, quick: int = 512) -> int:
         return self.size or (quick if self.quick else usual)

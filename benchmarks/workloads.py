@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ def get_workload(name: str) -> Workload:
         options = {"patch_px": 512, "stride_px": 512, "block_px": 1024}
         return Workload(name, tiny_card(), options)
     raise KeyError(name)
+
+
+def get_peer_workload(name: str) -> Workload:
+    """A workload on one item of plain COGs: what every peer can read alike."""
+    return replace(get_workload(name), imagery="six")
 
 
 def sample() -> tuple[np.ndarray, str]:
