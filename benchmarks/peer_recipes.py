@@ -288,6 +288,7 @@ def terratorch(scene: Scene) -> Made:
 def dask_overlap(scene: Scene) -> Made:
     """Stackstac + map_overlap: what a notebook with Dask does."""
     import pystac
+    import rasterio
     import stackstac
     import torch
 
@@ -300,9 +301,13 @@ def dask_overlap(scene: Scene) -> Made:
     # a network of fixed size gets chunks that are just that with their overlap
     chunk = 1024 if scene.net.fixed is None else scene.net.fixed - 2 * depth
     read = 1024 if scene.net.fixed is None else 8 * chunk
+    # without bounds it takes the item's footprint in degrees, and a grid beside ours
+    with rasterio.open(scene.paths[0]) as like:
+        bounds = tuple(like.bounds)
     stack = stackstac.stack(
-        items, assets=list(scene.bands), epsg=32633, resolution=10, chunksize=read
-    )
+        items, assets=list(scene.bands), epsg=32633, resolution=10, bounds=bounds,
+        chunksize=read,
+    )  # fmt: skip
     pixels = stack.isel(time=0).data.rechunk({0: -1, 1: chunk, 2: chunk})
 
     def infer(block: np.ndarray) -> np.ndarray:
