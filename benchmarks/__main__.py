@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import time
 import warnings
@@ -11,7 +12,15 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, Options, save, say
 
-NAMES = ("efficiency", "profile", "peers", "dataplane", "scaling", "curve")
+NAMES = (
+    "efficiency",
+    "profile",
+    "peers",
+    "dataplane",
+    "readers",
+    "scaling",
+    "curve",
+)
 
 
 def main() -> None:
@@ -19,7 +28,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--size", type=int, help="height and width of scenes, in px")
     parser.add_argument("--repeat", type=int, help="runs of which the median counts")
-    parser.add_argument("--workloads", default="", help="ukis,unet,landcover (peers)")
+    parser.add_argument("--workloads", default="", help="some of ukis,unet,landcover")
+    parser.add_argument(
+        "--device", help="cuda, cpu (efficiency); default what is there"
+    )
     parser.add_argument("--quick", action="store_true", help="small, once: does it run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON goes")
     args = parser.parse_args()
@@ -36,12 +48,16 @@ def main() -> None:
         args.quick,
         args.results,
         tuple(name for name in args.workloads.split(",") if name),
+        args.device,
     )
     for name in args.names or NAMES:
         if name == "page":
             continue
         say(f"{name} …")
         start = time.perf_counter()
+        if importlib.util.find_spec(f"benchmarks.{name}_bench") is None:
+            say(f"{name}: there is no benchmarks/{name}_bench.py, skipped")
+            continue
         module = importlib.import_module(f"benchmarks.{name}_bench")
         result = module.run(options)
         result["took_s"] = round(time.perf_counter() - start, 1)

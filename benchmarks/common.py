@@ -21,7 +21,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
-PEERS = ("monai", "xbatcher", "terratorch", "py-spy", "ukis-csmask", "openvino")
+PEERS = (
+    "monai",
+    "xbatcher",
+    "terratorch",
+    "py-spy",
+    "ukis-csmask",
+    "openvino",
+    "obstore",
+    "async-geotiff",
+    "rioxarray",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Options:
     quick: bool = False
     results: Path = RESULTS
     workloads: tuple[str, ...] = ()
+    device: str | None = None
 
     def pick_size(self, usual: int, quick: int = 512) -> int:
         return self.size or (quick if self.quick else usual)
@@ -73,6 +84,7 @@ def context() -> dict[str, Any]:
         "cpu": cpu_name(),
         "memory_gb": round(allowed_memory_bytes() / 1e9, 1),
         "threads": count_threads(),
+        "cuda": cuda_name(),
         "python": platform.python_version(),
         "versions": versions,
         "load_1min": round(os.getloadavg()[0], 2),
@@ -87,6 +99,13 @@ def count_threads() -> dict[str, Any]:
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
+
+
+def cuda_name() -> str | None:
+    """Name of the first CUDA device; None without any."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def cpu_name() -> str:

@@ -37,7 +37,7 @@ def run(options: Options) -> dict[str, Any]:
     before = context()
     sizes = QUICK if options.quick else SIZES
     if options.size:
-        sizes = tuple(s for s in sizes if s < options.size) + (options.size,)
+        sizes = (*(s for s in sizes if s < options.size), options.size)
     repeat = options.pick_repeat(3)
     rows = [measure(size, repeat) for size in sizes]
     return {

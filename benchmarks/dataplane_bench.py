@@ -129,9 +129,7 @@ def summarise(
         k: round(median([r["cpu_s"] for r in found[k] if "cpu_s" in r]), 3)
         for k in done
     }
-    row["errors"] = {
-        k: r["error"] for k, v in found.items() for r in v if "error" in r
-    }
+    row["errors"] = {k: r["error"] for k, v in found.items() for r in v if "error" in r}
     if base in done:
         row["base"] = base
         row["ratios"] = {k: ratio(done[base], wall) for k, wall in done.items()}

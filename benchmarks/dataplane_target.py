@@ -201,9 +201,7 @@ def main() -> None:
     elif args.mode.startswith("read-"):
         found = run_reader(args.items, args.mode.removeprefix("read-"))
     else:
-        found = run_geoscale(
-            args.items, args.keep, overviews=args.mode == "geoscale"
-        )
+        found = run_geoscale(args.items, args.keep, overviews=args.mode == "geoscale")
     print(json.dumps(found | {"peak_mb": peak_mb()}))
 
 

@@ -82,11 +82,25 @@ def collect_batches(kernel: Kernel) -> list[np.ndarray]:
     return found
 
 
-def pure_forward(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None]:
-    """The network alone over batches in memory: no softmax, no checks, no copies."""
+def forward_kind(kernel: Kernel) -> str:
+    """How `pure_forward` runs this predictor: session, module or predict."""
     predictor: Any = kernel.predictor
-    session = getattr(predictor, "_session", None)
-    if session is not None:
+    if getattr(predictor, "_session", None) is not None:
+        return "session"
+    known = hasattr(predictor, "_module") and hasattr(predictor, "_forward")
+    return "module" if known else "predict"
+
+
+def pure_forward(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None]:
+    """The network alone over batches in memory: no softmax, no checks, no copies.
+
+    Of a runtime whose inside is not known here, `predict` is called: that flatters
+    the job by what its softmax and checks cost, and the result says so.
+    """
+    predictor: Any = kernel.predictor
+    kind = forward_kind(kernel)
+    if kind == "session":
+        session = predictor._session
         name = session.get_inputs()[0].name
 
         def run_onnx() -> None:
@@ -94,22 +108,22 @@ def pure_forward(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None
                 session.run(None, {name: batch})
 
         return run_onnx
-    if not hasattr(predictor, "_module"):
-
-        def run_any() -> None:
-            for batch in batches:
-                predictor.predict(batch)
-
-        return run_any
+    if kind == "predict":
+        return predict_all(kernel, batches)
     import torch
 
-    layout = predictor._format
-    tensors = [torch.from_numpy(b).contiguous(memory_format=layout) for b in batches]
+    layout = getattr(predictor, "_format", torch.contiguous_format)
+    device = getattr(predictor, "_device", torch.device("cpu"))
+    tensors = [
+        torch.from_numpy(b).to(device).contiguous(memory_format=layout) for b in batches
+    ]
 
     def run_torch() -> None:
         with torch.inference_mode():
             for x in tensors:
                 predictor._forward(x)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     return run_torch
 

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
     lock = threading.Lock()
     stats = {"requests": 0, "bytes": 0, "missing": 0}  # noqa: RUF012
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         if self.path == "/__stats__":
             self._tell_stats()
             return
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(file.read(end - first))
         self._count(end - first)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def _range(self, total: int) -> tuple[int, int, int]:
         found = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: thousands of requests."""
 
 

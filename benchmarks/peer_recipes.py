@@ -342,7 +342,9 @@ def xbatcher(scene: Scene) -> Made:
 
     rim = 32
     step = PATCH - 2 * rim
-    planes = [rioxarray.open_rasterio(p).squeeze("band", drop=True) for p in scene.paths]
+    planes = [
+        rioxarray.open_rasterio(p).squeeze("band", drop=True) for p in scene.paths
+    ]
     stack = xr.concat(planes, dim="band").transpose("band", "y", "x").load()
     over = -(-scene.size // step) * step - scene.size
     margin = (rim, rim + over)

@@ -112,9 +112,7 @@ def summarise(name: str, size: int, runs: list[dict[str, Any]]) -> dict[str, Any
         return row | {"why": bad.get("refused") or bad.get("error")}
     walls = [r["wall_s"] for r in good]
     row |= {k: v for k, v in good[0].items() if k not in {*KEPT, "wall_s", "borders"}}
-    row |= {
-        k: round(median([r[k] for r in good]), 3) for k in KEPT if k in good[0]
-    }
+    row |= {k: round(median([r[k] for r in good]), 3) for k in KEPT if k in good[0]}
     border_lines = row.pop("borders", None)
     return row | {
         "wall_s": rounded(walls),

@@ -14,7 +14,7 @@ from benchmarks.common import ROOT, Options, context, say, scratch
 from benchmarks.workloads import get_workload
 
 RATE = 200
-SIZES = {"landcover": 3072, "ukis": 2048}
+SIZES = {"landcover": 3072, "unet": 3072, "ukis": 2048}
 # innermost frame that matches names the cost; file and function as py-spy prints them
 COSTS = (
     (
@@ -46,6 +46,7 @@ def run(options: Options) -> dict[str, Any]:
     rows = [
         profile(tool, name, options.pick_size(size), options)
         for name, size in SIZES.items()
+        if not options.workloads or name in options.workloads
     ]
     return {"context": context(), "rate_hz": RATE, "rows": rows}
 
@@ -61,17 +62,28 @@ def profile(tool: str, name: str, size: int, options: Options) -> dict[str, Any]
     stacks = parse(raw.read_text(encoding="utf-8"))
     total = sum(stacks.values())
     found, lines = Counter[str](), Counter[str]()
+    inside: dict[str, Counter[str]] = {}
     for stack, count in stacks.items():
         cost, frame = classify(stack)
         found[cost] += count
+        inside.setdefault(cost, Counter())[frame] += count
         if cost != "network":
             lines[frame] += count
+    beside = [(k, v) for k, v in found.most_common() if k not in ("network", "other")]
     row = {
         "workload": name,
         "size_px": size,
         "samples": total,
         "shares": {k: round(v / total, 4) for k, v in found.most_common()},
         "lines": {k: round(v / total, 4) for k, v in lines.most_common(12)},
+        "largest": [
+            {
+                "cost": cost,
+                "share": round(count / total, 4),
+                "line": inside[cost].most_common(1)[0][0],
+            }
+            for cost, count in beside[:3]
+        ],
         "figure": figure.name,
     }
     say(f"{name}: {list(row['shares'].items())[:4]}")
