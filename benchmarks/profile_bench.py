@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Options, context, say, scratch
+from benchmarks.flame import draw_flame
 from benchmarks.workloads import get_workload
 
 RATE = 200
@@ -56,10 +57,9 @@ def profile(tool: str, name: str, size: int, options: Options) -> dict[str, Any]
     get_workload(name).items(size)
     raw, figure = scratch() / f"{name}.folded", options.results / f"profile-{name}.svg"
     options.results.mkdir(parents=True, exist_ok=True)
-    for kind, path in (("raw", raw), ("flamegraph", figure)):
-        _record(tool, kind, path, name, size)
-    _trim(figure)
+    _record(tool, raw, name, size)
     stacks = parse(raw.read_text(encoding="utf-8"))
+    figure.write_text(draw_flame(stacks), encoding="utf-8")
     total = sum(stacks.values())
     found, lines = Counter[str](), Counter[str]()
     inside: dict[str, Counter[str]] = {}
@@ -90,10 +90,10 @@ def profile(tool: str, name: str, size: int, options: Options) -> dict[str, Any]
     return row
 
 
-def _record(tool: str, kind: str, path: Path, name: str, size: int) -> None:
+def _record(tool: str, path: Path, name: str, size: int) -> None:
     done = subprocess.run(
         [
-            tool, "record", "--rate", str(RATE), "--format", kind, "-o", str(path),
+            tool, "record", "--rate", str(RATE), "--format", "raw", "-o", str(path),
             "--", sys.executable, "-W", "ignore", "-m", "benchmarks.profile_target",
             name, str(size),
         ],
@@ -130,14 +130,9 @@ def classify(stack: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _short(frame: str) -> str:
-    """``name (…/geoscale/engine/block.py:12)`` without what lies before."""
-    return re.sub(r"\(\S*?((?:geoscale|benchmarks)/\S+|[^/\s()]+)\)$", r"(\1)", frame)
+    """``name (…/geoscale/engine/block.py:12)`` without what lies before.
 
-
-def _trim(figure: Path) -> None:
-    """Take this machine's paths out of the figure."""
-    text = figure.read_text(encoding="utf-8")
-    text = re.sub(r"\((/[^()\s]*/)((?:geoscale|benchmarks)/)", r"(\2", text)
-    text = re.sub(r"\((/[^()\s]*/)(site-packages|python3[.\d]*)/", "(", text)
-    text = re.sub(r"<title>(/\S*/)", "<title>", text)
-    figure.write_text(text, encoding="utf-8")
+    Newer py-spy says ``Class.name``; the class is dropped.
+    """
+    frame = re.sub(r"\(\S*?((?:geoscale|benchmarks)/\S+|[^/\s()]+)\)$", r"(\1)", frame)
+    return re.sub(r"^(?:[\w<>]+\.)+([\w<>]+ \()", r"\1", frame)

@@ -12,8 +12,8 @@ from benchmarks.tables import generic_tables, table
 Result = dict[str, Any]
 Section = Callable[[Result, Path], list[str]]
 MEMORY = (
-    "Read, infer, write; each in a process of its own. Peak of the whole process (VmHWM), "
-    "imports included."
+    "Read, infer, write; each in a process of its own. Peak of the whole process "
+    "(VmHWM), imports included."
 )
 UNKNOWN_INSIDE = (
     "For runtimes whose inside the benchmark does not know, the network alone includes "
