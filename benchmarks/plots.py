@@ -76,20 +76,13 @@ def draw_peers(folder: Path, found: Result) -> str | None:
         left.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
         left.set_xlabel("useful Mpx/s")
         left.margins(x=0.12)
-        known = [
-            (i, 1 - r["agreement"]) for i, r in enumerate(rows) if "agreement" in r
-        ]
-        # a map that agrees everywhere has no place on a log axis
-        floor = 0.5 / found["size_px"] ** 2
-        right.scatter(
-            [max(v, floor) for _, v in known],
-            [i for i, _ in known],
-            color=[colors[i] for i, _ in known],
-            zorder=3,
-        )
-        right.set_xscale("log")
+        known = [(i, r["agreement"]) for i, r in enumerate(rows) if "agreement" in r]
+        unlike = [100 * (1 - v) for _, v in known]
+        places = [i for i, _ in known]
+        right.scatter(unlike, places, color=[colors[i] for i in places], zorder=3)
+        right.set_xlim(0, 1.1 * max(unlike, default=1.0) or 1.0)
         right.grid(axis="x", color="#dddddd", lw=0.6)
-        right.set_xlabel("share of labels unlike the reference")
+        right.set_xlabel("labels unlike the reference, %")
 
     name = f"peers-{found['workload']}"
     return draw(folder, name, paint, 0.9 + 0.34 * len(rows))
@@ -113,8 +106,8 @@ def draw_memory(folder: Path, memory: Result) -> str | None:
             )  # fmt: skip
         axes.set_xlabel("scene, Mpx")
         axes.set_ylabel("peak memory, GB")
-        axes.set_xlim(0, None)
-        axes.set_ylim(0, None)
+        axes.set_xlim(0, 1.04 * axes.dataLim.x1)
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return draw(folder, "peers-memory", paint, 3.0)
@@ -184,7 +177,7 @@ def draw_scaling(folder: Path, rows: list[Result]) -> str | None:
         axes.set_xscale("log", base=2)
         axes.set_xlabel("simulated workers")
         axes.set_ylabel("blocks/s")
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.08 * axes.dataLim.y1)
         axes.grid(axis="y", color="#dddddd", lw=0.6)
 
     return draw(folder, "scaling", paint, 2.6)
