@@ -18,17 +18,18 @@ RATE = 200
 SIZES = {"landcover": 3072, "unet": 3072, "ukis": 2048}
 # innermost frame that matches names the cost; file and function as py-spy prints them
 COSTS = (
+    ("check finite, softmax", r"^(check_\w+|_?activate|pad_to) \(geoscale/models/"),
+    ("network", r"^\w+ \(geoscale/models/"),
     (
-        "network",
-        r"^(_forward|_run_part|_run) \(geoscale/models/|^predict \(geoscale/mod",
+        "read: decode files",
+        r"^(_read_masked|_read_plain|_read_warped|open_raster|\w*decode\w*) \(",
     ),
-    ("check finite, softmax", r"^(check_finite|activate|_activate) \("),
-    ("read: decode files", r"^(_read_masked|_read_plain|_read_warped|open_raster) \("),
     ("read: mosaic, units", r"^\w+ \(geoscale/sources/"),
     ("prepare: normalise", r"^\w+ \(geoscale/preprocess"),
     ("gather: fill batches", r"^take_patch \("),
     ("merge: blend or crop", r"^(_merge|add|finish) \(geoscale/(engine/block|blend)"),
     ("finish: argmax, confidence", r"^\w+ \(geoscale/tasks/"),
+    ("lay out the store", r"^(lay_out|create) \(geoscale/sinks/"),
     ("write: encode shards", r"^\w+ \(geoscale/sinks/(zarr|layout)"),
     ("overviews", r"^\w+ \(geoscale/sinks/overviews"),
     ("digests, storage", r"^\w+ \(geoscale/storage"),

@@ -165,7 +165,7 @@ def profile(result: Result, folder: Path) -> list[str]:
             for i, c in enumerate(largest, 1)
         ]
         lines += ["", *table(["cost", "share of samples"], shares), ""]
-        lines.append(f"Flame graph: [{r['figure']}](results/{r['figure']})")
+        lines += figure(r["figure"])
     return lines
 
 
