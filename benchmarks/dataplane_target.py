@@ -45,6 +45,9 @@ class NullPredictor:
     def predict(self, patches: np.ndarray) -> np.ndarray:
         return self._scores[: len(patches)]
 
+    def open_canvas(self, *args: Any, **more: Any) -> None:
+        """No path on the device: that would run the network."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_inner"], name)
 

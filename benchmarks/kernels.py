@@ -83,33 +83,56 @@ def collect_batches(kernel: Kernel) -> list[np.ndarray]:
 
 
 def forward_kind(kernel: Kernel) -> str:
-    """How `pure_forward` runs this predictor: session, module or predict."""
+    """How `pure_forward` reaches into this predictor; ``predict``: it cannot."""
     predictor: Any = kernel.predictor
-    if getattr(predictor, "_session", None) is not None:
-        return "session"
-    known = hasattr(predictor, "_module") and hasattr(predictor, "_forward")
-    return "module" if known else "predict"
+    for attribute, kind in (
+        ("_session", "ONNX Runtime session"),
+        ("_request", "OpenVINO request"),
+        ("_forward", "torch module"),
+    ):
+        if hasattr(predictor, attribute):
+            return kind
+    return "predict"
 
 
 def pure_forward(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None]:
-    """The network alone over batches in memory: no softmax, no checks, no copies.
+    """The call into the runtime over batches in memory: no checks, no copies.
 
     Of a runtime whose inside is not known here, `predict` is called: that flatters
-    the job by what its softmax and checks cost, and the result says so.
+    the job by what its checks cost, and the result says so.
     """
-    predictor: Any = kernel.predictor
-    kind = forward_kind(kernel)
-    if kind == "session":
+    reach = {
+        "ONNX Runtime session": _reach_session,
+        "OpenVINO request": _reach_request,
+        "torch module": _reach_module,
+    }.get(forward_kind(kernel))
+    if reach is None:
+        return predict_all(kernel, batches)
+    return reach(kernel.predictor, batches)
+
+
+def _reach_session(predictor: Any, batches: list[np.ndarray]) -> Callable[[], None]:
+    def run() -> None:
         session = predictor._session
         name = session.get_inputs()[0].name
+        for batch in batches:
+            session.run(None, {name: batch})
 
-        def run_onnx() -> None:
-            for batch in batches:
-                session.run(None, {name: batch})
+    return run
 
-        return run_onnx
-    if kind == "predict":
-        return predict_all(kernel, batches)
+
+def _reach_request(predictor: Any, batches: list[np.ndarray]) -> Callable[[], None]:
+    # it compiles for the shape of the first batch
+    predictor.predict(batches[0])
+
+    def run() -> None:
+        for batch in batches:
+            predictor._request.infer([batch], share_inputs=True)
+
+    return run
+
+
+def _reach_module(predictor: Any, batches: list[np.ndarray]) -> Callable[[], None]:
     import torch
 
     layout = getattr(predictor, "_format", torch.contiguous_format)
@@ -118,14 +141,14 @@ def pure_forward(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None
         torch.from_numpy(b).to(device).contiguous(memory_format=layout) for b in batches
     ]
 
-    def run_torch() -> None:
+    def run() -> None:
         with torch.inference_mode():
             for x in tensors:
                 predictor._forward(x)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return run_torch
+    return run
 
 
 def predict_all(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None]:

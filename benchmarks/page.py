@@ -127,13 +127,25 @@ def verdicts(name: str, result: Result | None) -> list[list[str]]:
         "efficiency": judge_efficiency,
         "peers": judge_peers,
         "dataplane": judge_dataplane,
+        "scaling": judge_scaling,
     }.get(name)
     listed = judge(result) if judge else judge_listed(name, result)
     return [
-        [what, f"≥ {goal:g}", f"{value:.3g}" if value < 100 else f"{value:,.0f}",
-         "met" if value >= goal else "**not met**"]
+        [
+            what,
+            f"≥ {goal:g}",
+            told(what, value),
+            "met" if value >= goal else "**not met**",
+        ]
         for what, goal, value in listed
-    ]  # fmt: skip
+    ]
+
+
+def told(what: str, value: float) -> str:
+    """A measured value; labels that agree need their digits."""
+    if "agreement" in what:
+        return f"{value:.6f}"
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 Judged = list[tuple[str, float, float]]
@@ -174,6 +186,20 @@ def judge_dataplane(result: Result) -> Judged:
         value = part.get("ratios", {}).get("geoscale")
         if value is not None:
             out.append((f"data plane, {key}: over {part['base']}", goal, value))
+    return out
+
+
+def judge_scaling(result: Result) -> Judged:
+    """Two real workers over one, and blocks per second of one scheduler."""
+    rows = result.get("rows", [])
+    out: Judged = [
+        (f"scaling: 2 workers over 1, {r.get('placing', '')}", 1.85, r["speedup"])
+        for r in rows
+        if "speedup" in r
+    ]
+    speeds = [r["blocks_s"] for r in rows if r.get("part") == "simulated"]
+    if speeds:
+        out.append(("scaling: most blocks/s of one scheduler", 1000.0, max(speeds)))
     return out
 
 

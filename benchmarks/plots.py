@@ -166,18 +166,28 @@ def draw_curve(folder: Path, result: Result) -> str | None:
 
 
 def draw_scaling(folder: Path, rows: list[Result]) -> str | None:
-    """Blocks per second against workers, where rows say both."""
-    found = [(r["workers"], r["blocks_s"]) for r in rows if "blocks_s" in r]
-    if len(found) < 2:
+    """Blocks per second against simulated workers, a line for each way."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for r in rows:
+        if "workers" in r and "blocks_s" in r:
+            longest = r.get("longest_run")
+            ways = {None: "", 1: ", one block a task"}.get(
+                longest, f", runs ≤ {longest}"
+            )
+            name = f"{r.get('delay_s', 0):g} s a block{ways}"
+            lines.setdefault(name, []).append((r["workers"], r["blocks_s"]))
+    if not lines:
         return None
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
-        axes.plot(*zip(*sorted(found), strict=True), "o-", color=OURS)
+        for (name, points), color in zip(lines.items(), SHADES * 3, strict=False):
+            axes.plot(*zip(*sorted(points), strict=True), "o-", color=color, label=name)
         axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
         axes.set_xlabel("simulated workers")
         axes.set_ylabel("blocks/s")
-        axes.set_ylim(0, 1.08 * axes.dataLim.y1)
         axes.grid(axis="y", color="#dddddd", lw=0.6)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
-    return draw(folder, "scaling", paint, 2.6)
+    return draw(folder, "scaling", paint, 2.8)

@@ -17,7 +17,7 @@ MEMORY = (
 )
 UNKNOWN_INSIDE = (
     "For runtimes whose inside the benchmark does not know, the network alone includes "
-    "softmax and checks."
+    "checks and copies."
 )
 
 
@@ -141,10 +141,13 @@ def curve(result: Result, folder: Path) -> list[str]:
 
 
 def scaling(result: Result, folder: Path) -> list[str]:
-    rows = next((result[k] for k in ("simulated", "simulation") if k in result), [])
-    rows = rows.get("rows", []) if isinstance(rows, dict) else rows
-    made = plots.draw_scaling(folder, [r for r in rows if "workers" in r])
-    return [*figure(made), *generic_tables(result)]
+    rows = result.get("rows", [])
+    parts = {str(r.get("part", "rows")): [] for r in rows}
+    for r in rows:
+        parts[str(r.get("part", "rows"))].append(r)
+    made = plots.draw_scaling(folder, parts.get("simulated", []))
+    rest = {k: v for k, v in result.items() if k != "rows"}
+    return [*figure(made), *generic_tables(rest | parts)]
 
 
 def readers(result: Result, folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-MAX_COLUMNS = 12
+MAX_COLUMNS, LONG = 16, 60
 TEXTS = {
     "efficiency": """
 A whole job (COGs in, verified Zarr with overviews out) against the network alone on
@@ -92,7 +92,12 @@ def generic_tables(result: dict[str, Any]) -> list[str]:
         keys = list(dict.fromkeys(k for r in rows for k in r))
         keys = [k for k in keys if any(is_plain(r.get(k)) for r in rows)][:MAX_COLUMNS]
         body = [[r.get(k) if is_plain(r.get(k)) else None for k in keys] for r in rows]
-        lines += ["", f"**{title}**", "", *table(keys, body)]
+        lines += ["", f"**{title}**", ""]
+        if len(body) == 1 and any(len(str(c)) > LONG for c in body[0]):
+            told = zip(keys, body[0], strict=True)
+            lines += [f"- *{k}*: {cell(v)}" for k, v in told]
+        else:
+            lines += table(keys, body)
     return lines
 
 
