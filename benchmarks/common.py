@@ -21,6 +21,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
+LONGEST_S = 3600
+"""After this a run in a process of its own is given up, in s."""
 PEERS = (
     "monai",
     "xbatcher",
@@ -138,7 +140,8 @@ def save(name: str, options: Options, result: dict[str, Any]) -> Path:
     """Write a benchmark's result; it replaces the one before."""
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{name}.json"
-    result = {"name": name, "load_after": round(os.getloadavg()[0], 2)} | result
+    load = round(os.getloadavg()[0], 2)
+    result = {"name": name, "quick": options.quick, "load_after": load} | result
     path.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     return path
 
@@ -206,14 +209,18 @@ def in_subprocess(
     module: str, *args: str, env: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Run a module that prints one JSON line at the end; give that, or the error."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, *args],
-        cwd=ROOT.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | (env or {}),
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", module, *args],
+            cwd=ROOT.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | (env or {}),
+            timeout=LONGEST_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {LONGEST_S} s"}
     lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
     if done.returncode or not lines:
         tail = (done.stderr.strip().splitlines() or ["no output"])[-1]

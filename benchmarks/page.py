@@ -101,7 +101,8 @@ def one_line(name: str, result: Result) -> list[str]:
         f"load {load_1}",
         f"took {minutes:.1f} min",
     ]
-    return [" · ".join(parts)]
+    quick = ["", "**A quick run on small scenes: does it run, not how fast.**"]
+    return [" · ".join(parts), *(quick if result.get("quick") else [])]
 
 
 def read_note(name: str) -> list[str]:

@@ -171,8 +171,10 @@ def judge(
     workload: str, path: str, reference: Path, borders: list[list[int]]
 ) -> dict[str, Any]:
     """Everything that is said of one map."""
-    labels = open_map(path)
-    found = rate(labels, np.load(reference)) | seams(labels, borders)
+    labels, wanted = open_map(path), np.load(reference)
+    if labels.shape != wanted.shape:
+        return {"wrong_shape": f"{labels.shape}, the scene has {wanted.shape}"}
+    found = rate(labels, wanted) | seams(labels, borders)
     return found | (judge_truth(labels) if workload == "ukis" else {})
 
 

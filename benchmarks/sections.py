@@ -13,7 +13,7 @@ Result = dict[str, Any]
 Section = Callable[[Result, Path], list[str]]
 MEMORY = (
     "Read, infer, write; each in a process of its own. Peak of the whole process "
-    "(VmHWM), imports included."
+    "(VmHWM), imports included. ukis-csmask is left out: it runs its own network only."
 )
 UNKNOWN_INSIDE = (
     "For runtimes whose inside the benchmark does not know, the network alone includes "

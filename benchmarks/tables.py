@@ -83,7 +83,7 @@ def cell(value: Any) -> str:
 def generic_tables(result: dict[str, Any]) -> list[str]:
     """Every list of rows in a result as a table, every other figure as a line."""
     lines: list[str] = []
-    hidden = {"name", "context", "took_s", "load_after", "verdicts"}
+    hidden = {"name", "quick", "context", "took_s", "load_after", "verdicts"}
     plain = {k: v for k, v in result.items() if k not in hidden and is_plain(v)}
     lines += [f"- {k}: {cell(v)}" for k, v in plain.items()]
     for title, rows in find_tables(
