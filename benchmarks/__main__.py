@@ -6,7 +6,9 @@ import argparse
 import importlib
 import importlib.util
 import os
+import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -50,21 +52,31 @@ def main() -> None:
         tuple(name for name in args.workloads.split(",") if name),
         args.device,
     )
-    for name in args.names or NAMES:
-        if name == "page":
-            continue
-        say(f"{name} …")
-        start = time.perf_counter()
-        if importlib.util.find_spec(f"benchmarks.{name}_bench") is None:
-            say(f"{name}: there is no benchmarks/{name}_bench.py, skipped")
-            continue
-        module = importlib.import_module(f"benchmarks.{name}_bench")
-        result = module.run(options)
-        result["took_s"] = round(time.perf_counter() - start, 1)
-        say(f"{name}: {save(name, options, result)}")
+    failed = [name for name in args.names or NAMES if not run_one(name, options)]
     from benchmarks.page import write_page
 
     say(f"page: {write_page(options.results)}")
+    if failed:
+        sys.exit(f"failed, older results kept: {', '.join(failed)}")
+
+
+def run_one(name: str, options: Options) -> bool:
+    """Run one benchmark; a failure costs its own result, not the hours of others."""
+    if name == "page":
+        return True
+    if importlib.util.find_spec(f"benchmarks.{name}_bench") is None:
+        say(f"{name}: there is no benchmarks/{name}_bench.py, skipped")
+        return True
+    say(f"{name} …")
+    start = time.perf_counter()
+    try:
+        result = importlib.import_module(f"benchmarks.{name}_bench").run(options)
+    except Exception:
+        traceback.print_exc()
+        return False
+    result["took_s"] = round(time.perf_counter() - start, 1)
+    say(f"{name}: {save(name, options, result)}")
+    return True
 
 
 if __name__ == "__main__":
