@@ -34,7 +34,8 @@ test: $(STAMP)  ## the default suite, doctests included
 slow: $(STAMP)  ## kills, memory, every cut on Dask; minutes
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not infra"
 
-bench: $(STAMP)  ## timed; writes benchmarks/results
+bench: $(STAMP)  ## against the peers; hours; writes benchmarks/README.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev,bench]'
 	$(BIN)/python -m benchmarks
 
 docs: $(STAMP)  ## README and docs: snippets run, links hold

@@ -21,7 +21,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
-PEERS = ("monai", "xbatcher", "terratorch", "py-spy", "ukis-csmask", "openvino")
+LONGEST_S = 3600
+"""After this a run in a process of its own is given up, in s."""
+PEERS = (
+    "monai",
+    "xbatcher",
+    "terratorch",
+    "py-spy",
+    "ukis-csmask",
+    "openvino",
+    "obstore",
+    "async-geotiff",
+    "rioxarray",
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,8 @@ class Options:
     repeat: int | None = None
     quick: bool = False
     results: Path = RESULTS
+    workloads: tuple[str, ...] = ()
+    device: str | None = None
 
     def pick_size(self, usual: int, quick: int = 512) -> int:
         return self.size or (quick if self.quick else usual)
@@ -72,6 +86,7 @@ def context() -> dict[str, Any]:
         "cpu": cpu_name(),
         "memory_gb": round(allowed_memory_bytes() / 1e9, 1),
         "threads": count_threads(),
+        "cuda": cuda_name(),
         "python": platform.python_version(),
         "versions": versions,
         "load_1min": round(os.getloadavg()[0], 2),
@@ -86,6 +101,13 @@ def count_threads() -> dict[str, Any]:
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
+
+
+def cuda_name() -> str | None:
+    """Name of the first CUDA device; None without any."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def cpu_name() -> str:
@@ -118,7 +140,8 @@ def save(name: str, options: Options, result: dict[str, Any]) -> Path:
     """Write a benchmark's result; it replaces the one before."""
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{name}.json"
-    result = {"name": name, "load_after": round(os.getloadavg()[0], 2)} | result
+    load = round(os.getloadavg()[0], 2)
+    result = {"name": name, "quick": options.quick, "load_after": load} | result
     path.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     return path
 
@@ -186,14 +209,18 @@ def in_subprocess(
     module: str, *args: str, env: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Run a module that prints one JSON line at the end; give that, or the error."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, *args],
-        cwd=ROOT.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | (env or {}),
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", module, *args],
+            cwd=ROOT.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | (env or {}),
+            timeout=LONGEST_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {LONGEST_S} s"}
     lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
     if done.returncode or not lines:
         tail = (done.stderr.strip().splitlines() or ["no output"])[-1]

@@ -11,26 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Options, context, say, scratch
+from benchmarks.flame import draw_flame
 from benchmarks.workloads import get_workload
 
 RATE = 200
-SIZES = {"landcover": 3072, "ukis": 2048}
+SIZES = {"landcover": 3072, "unet": 3072, "ukis": 2048}
 # innermost frame that matches names the cost; file and function as py-spy prints them
 COSTS = (
-    (
-        "network",
-        r"^(_forward|_run_part|_run) \(geoscale/models/|^predict \(geoscale/mod",
-    ),
-    ("check finite, softmax", r"^(check_finite|activate|_activate) \("),
+    ("check finite, softmax", r"^(check_\w+|_?activate|pad_to) \(geoscale/models/"),
+    ("network", r"^\w+ \(geoscale/models/"),
     (
         "read: decode files",
-        r"^(_read_layers|open_raster) \(|^decode \(geoscale/sources/reading",
+        r"^(_read_\w+|open_raster|\w*decode\w*) \(",
     ),
     ("read: mosaic, units", r"^\w+ \(geoscale/sources/"),
     ("prepare: normalise", r"^\w+ \(geoscale/preprocess"),
     ("gather: fill batches", r"^take_patch \("),
     ("merge: blend or crop", r"^(_merge|add|finish) \(geoscale/(engine/block|blend)"),
     ("finish: argmax, confidence", r"^\w+ \(geoscale/tasks/"),
+    ("lay out the store", r"^(lay_out|create) \(geoscale/sinks/"),
     ("write: encode shards", r"^\w+ \(geoscale/sinks/(zarr|layout)"),
     ("overviews", r"^\w+ \(geoscale/sinks/overviews"),
     ("digests, storage", r"^\w+ \(geoscale/storage"),
@@ -49,6 +48,7 @@ def run(options: Options) -> dict[str, Any]:
     rows = [
         profile(tool, name, options.pick_size(size), options)
         for name, size in SIZES.items()
+        if not options.workloads or name in options.workloads
     ]
     return {"context": context(), "rate_hz": RATE, "rows": rows}
 
@@ -58,33 +58,43 @@ def profile(tool: str, name: str, size: int, options: Options) -> dict[str, Any]
     get_workload(name).items(size)
     raw, figure = scratch() / f"{name}.folded", options.results / f"profile-{name}.svg"
     options.results.mkdir(parents=True, exist_ok=True)
-    for kind, path in (("raw", raw), ("flamegraph", figure)):
-        _record(tool, kind, path, name, size)
-    _trim(figure)
+    _record(tool, raw, name, size)
     stacks = parse(raw.read_text(encoding="utf-8"))
+    figure.write_text(draw_flame(stacks), encoding="utf-8")
     total = sum(stacks.values())
     found, lines = Counter[str](), Counter[str]()
+    inside: dict[str, Counter[str]] = {}
     for stack, count in stacks.items():
         cost, frame = classify(stack)
         found[cost] += count
+        inside.setdefault(cost, Counter())[frame] += count
         if cost != "network":
             lines[frame] += count
+    beside = [(k, v) for k, v in found.most_common() if k not in ("network", "other")]
     row = {
         "workload": name,
         "size_px": size,
         "samples": total,
         "shares": {k: round(v / total, 4) for k, v in found.most_common()},
         "lines": {k: round(v / total, 4) for k, v in lines.most_common(12)},
+        "largest": [
+            {
+                "cost": cost,
+                "share": round(count / total, 4),
+                "line": inside[cost].most_common(1)[0][0],
+            }
+            for cost, count in beside[:3]
+        ],
         "figure": figure.name,
     }
     say(f"{name}: {list(row['shares'].items())[:4]}")
     return row
 
 
-def _record(tool: str, kind: str, path: Path, name: str, size: int) -> None:
+def _record(tool: str, path: Path, name: str, size: int) -> None:
     done = subprocess.run(
         [
-            tool, "record", "--rate", str(RATE), "--format", kind, "-o", str(path),
+            tool, "record", "--rate", str(RATE), "--format", "raw", "-o", str(path),
             "--", sys.executable, "-W", "ignore", "-m", "benchmarks.profile_target",
             name, str(size),
         ],
@@ -121,14 +131,9 @@ def classify(stack: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _short(frame: str) -> str:
-    """``name (…/geoscale/engine/block.py:12)`` without what lies before."""
-    return re.sub(r"\(\S*?((?:geoscale|benchmarks)/\S+|[^/\s()]+)\)$", r"(\1)", frame)
+    """``name (…/geoscale/engine/block.py:12)`` without what lies before.
 
-
-def _trim(figure: Path) -> None:
-    """Take this machine's paths out of the figure."""
-    text = figure.read_text(encoding="utf-8")
-    text = re.sub(r"\((/[^()\s]*/)((?:geoscale|benchmarks)/)", r"(\2", text)
-    text = re.sub(r"\((/[^()\s]*/)(site-packages|python3[.\d]*)/", "(", text)
-    text = re.sub(r"<title>(/\S*/)", "<title>", text)
-    figure.write_text(text, encoding="utf-8")
+    Newer py-spy says ``Class.name``; the class is dropped.
+    """
+    frame = re.sub(r"\(\S*?((?:geoscale|benchmarks)/\S+|[^/\s()]+)\)$", r"(\1)", frame)
+    return re.sub(r"^(?:[\w<>]+\.)+([\w<>]+ \()", r"\1", frame)

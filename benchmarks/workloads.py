@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ def get_workload(name: str) -> Workload:
     raise KeyError(name)
 
 
+def get_peer_workload(name: str) -> Workload:
+    """A workload on one item of plain COGs: what every peer can read alike."""
+    return replace(get_workload(name), imagery="six")
+
+
 def sample() -> tuple[np.ndarray, str]:
     """Six bands of real imagery, reflectance x 10000, uint16 (band, y, x)."""
     path = test_data() / "ukis_csmask" / "sentinel2.npz"
@@ -81,33 +86,68 @@ def six_band_items(size: int) -> Path:
     pixels, note = sample()
     for name, band in zip(BANDS, pixels, strict=True):
         _write_cog(folder / f"{name}.tif", mirror(band, size))
-    path.write_text(json.dumps(_collection(size, note)), encoding="utf-8")
+    path.write_text(json.dumps(describe_items(size, note)), encoding="utf-8")
     return path
 
 
 def mirror(band: np.ndarray, size: int) -> np.ndarray:
     """Mirror a band at its edges until it fills a square."""
-    rows = np.arange(size) % (2 * band.shape[0] - 2)
-    columns = np.arange(size) % (2 * band.shape[1] - 2)
-    rows = np.minimum(rows, 2 * band.shape[0] - 2 - rows)
-    columns = np.minimum(columns, 2 * band.shape[1] - 2 - columns)
-    return np.ascontiguousarray(band[np.ix_(rows, columns)])
+    return mirror_window(band, (0, size), (0, size))
+
+
+def mirror_window(
+    band: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]
+) -> np.ndarray:
+    """Part of the square that a mirrored band fills."""
+    indexes = []
+    for (first, end), length in zip((rows, columns), band.shape, strict=True):
+        at = np.arange(first, end) % (2 * length - 2)
+        indexes.append(np.minimum(at, 2 * length - 2 - at))
+    return np.ascontiguousarray(band[np.ix_(*indexes)])
+
+
+def write_mirrored(path: Path, band: np.ndarray, size: int) -> None:
+    """Write a mirrored band strip by strip: no more than a row of tiles in memory.
+
+    A tiled GeoTIFF without overviews; at its own resolution it reads as a COG does.
+    """
+    import rasterio
+    from rasterio.windows import Window
+
+    with rasterio.open(
+        path, "w", driver="GTiff", height=size, width=size, count=1, tiled=True,
+        blockxsize=512, blockysize=512, compress="deflate", predictor=2, zlevel=6,
+        num_threads="all_cpus", bigtiff="if_safer", **_profile(band),
+    ) as file:  # fmt: skip
+        for y in range(0, size, 512):
+            rows = min(512, size - y)
+            strip = mirror_window(band, (y, y + rows), (0, size))
+            file.write(strip, 1, window=Window(0, y, size, rows))
+
+
+def _profile(band: np.ndarray) -> dict[str, Any]:
+    from affine import Affine
+
+    transform = Affine(STEP_M, 0, ORIGIN[0], 0, -STEP_M, ORIGIN[1])
+    crs = f"EPSG:{EPSG}"
+    return {"dtype": band.dtype, "nodata": 0, "crs": crs, "transform": transform}
 
 
 def _write_cog(path: Path, data: np.ndarray) -> None:
     import rasterio
-    from affine import Affine
 
     with rasterio.open(
         path, "w", driver="COG", height=data.shape[0], width=data.shape[1], count=1,
-        dtype=data.dtype, nodata=0, crs=f"EPSG:{EPSG}",
-        transform=Affine(STEP_M, 0, ORIGIN[0], 0, -STEP_M, ORIGIN[1]),
         COMPRESS="DEFLATE", PREDICTOR="YES", BLOCKSIZE=512, NUM_THREADS="ALL_CPUS",
+        **_profile(data),
     ) as file:  # fmt: skip
         file.write(data, 1)
 
 
-def _collection(size: int, note: str) -> dict[str, Any]:
+def describe_items(
+    size: int, note: str, bands: tuple[str, ...] = BANDS
+) -> dict[str, Any]:
+    """Collection of one item, its bands beside it as files of their names."""
     import rasterio.warp
 
     west, north = ORIGIN
@@ -127,7 +167,7 @@ def _collection(size: int, note: str) -> dict[str, Any]:
                  "spatial_resolution": STEP_M}
             ],
         }
-        for name in BANDS
+        for name in bands
     }  # fmt: skip
     item = {
         "type": "Feature",
@@ -177,11 +217,12 @@ def _card(name: str, weights: Path, **more: Any) -> ModelCard:
     )
 
 
-def _input(**patch: Any) -> dict[str, Any]:
+def _input(bands: tuple[str, ...] = BANDS, **patch: Any) -> dict[str, Any]:
+    n = len(bands)
     return {
-        "bands": list(BANDS),
+        "bands": list(bands),
         "units": "reflectance",
-        "normalization": {"type": "mean-std", "mean": MEAN, "std": STD},
+        "normalization": {"type": "mean-std", "mean": MEAN[:n], "std": STD[:n]},
         "patch": patch,
     }
 
@@ -222,18 +263,31 @@ def _seed_unet(path: Path, args: dict[str, Any]) -> None:
 
 def tiny_card() -> ModelCard:
     """One 1 x 1 convolution: all that is left is reading, cutting and writing."""
+    return curve_card(BANDS)
+
+
+def curve_card(bands: tuple[str, ...]) -> ModelCard:
+    """The same for some of the bands."""
     import torch
     from safetensors.torch import save_file
+    from torchvision.ops.misc import Conv2dNormActivation
 
-    args = {"in_channels": 6, "out_channels": CLASSES, "kernel_size": 1}
-    path = scratch() / f"tiny-{SEED}.safetensors"
+    args = {
+        "in_channels": len(bands),
+        "out_channels": CLASSES,
+        "kernel_size": 1,
+        "norm_layer": None,
+        "activation_layer": None,
+    }
+    path = scratch() / f"conv-{len(bands)}-{SEED}.safetensors"
     if not path.is_file():
         torch.manual_seed(SEED)
-        save_file(torch.nn.Conv2d(**args).state_dict(), path)
+        save_file(Conv2dNormActivation(**args).state_dict(), path)
     return _card(
         "bench-tiny",
         path,
-        architecture="torch.nn:Conv2d",
+        # bare torch.nn is not among the packages that a card may name unasked
+        architecture="torchvision.ops.misc:Conv2dNormActivation",
         architecture_args=args,
-        input=_input(size=256, multiple_of=1, alignment=1, halo=0),
+        input=_input(bands, size=256, multiple_of=1, alignment=1, halo=0),
     )

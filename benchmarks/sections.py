@@ -1,0 +1,193 @@
+"""Sections of the page: one function for each benchmark's result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots
+from benchmarks.tables import generic_tables, table
+
+Result = dict[str, Any]
+Section = Callable[[Result, Path], list[str]]
+MEMORY = (
+    "Read, infer, write; each in a process of its own. Peak of the whole process "
+    "(VmHWM), imports included. ukis-csmask is left out: it runs its own network only."
+)
+UNKNOWN_INSIDE = (
+    "For runtimes whose inside the benchmark does not know, the network alone includes "
+    "checks and copies."
+)
+
+
+def efficiency(result: Result, folder: Path) -> list[str]:
+    head = ["workload", "px", "blocks", "runtime", "patch / stride", "recompute",
+            "job Mpx/s", "network Mpx/s", "efficiency", "runs", "of CPU s"]  # fmt: skip
+    rows, refused = [], []
+    for r in result.get("rows", []):
+        if "efficiency" not in r:
+            refused.append(f"- {r['workload']} {r.get('asked')}: {r.get('why')}")
+            continue
+        told, chosen, runs = r["predictor"], r["inference"], r["efficiency_runs"]
+        rows.append([
+            r["workload"], r["size_px"], r.get("blocks", "?"),
+            f"{told['runtime']} {told['precision']}",
+            f"{chosen['patch']} / {chosen['stride']}", r["recompute"],
+            r["end_to_end_mpx_s"], r["forward_mpx_s"], f"**{r['efficiency']}**",
+            f"{min(runs)} to {max(runs)}", r["efficiency_cpu"],
+        ])  # fmt: skip
+    lines = [*figure(plots.draw_efficiency(folder, result)), *table(head, rows)]
+    kinds = {r.get("forward_kind") for r in result.get("rows", [])}
+    if "predict" in kinds:
+        lines += ["", UNKNOWN_INSIDE]
+    if refused:
+        lines += ["", "Refused, in geoscale's words:", "", *refused]
+    return lines
+
+
+def peers(result: Result, folder: Path) -> list[str]:
+    head = ["contender", "Mpx/s", "s (runs)", "peak MB", "recompute", "agreement",
+            "seam worst / mean", "accuracy / kappa", "load + plan s"]  # fmt: skip
+    lines: list[str] = []
+    for found in result.get("workloads", []):
+        lines += ["", f"### Peers: {found['workload']}", ""]
+        lines.append(
+            f"Scene of {found['size_px']} px, {result['repeat']} runs in turn. "
+            f"Reference of the agreement: {found['reference']}."
+        )
+        rows, how = [], []
+        order = sorted(found["rows"], key=lambda r: -r.get("mpx_s", 0))
+        for r in order:
+            name = f"**{r['contender']}**" if r["ours"] else r["contender"]
+            if "mpx_s" not in r:
+                how.append(f"- {r['contender']}: not run, {r.get('why')}")
+                continue
+            rows.append([
+                name, r["mpx_s"], ", ".join(map(str, r["wall_s"])), r["peak_mb"],
+                r["recompute"], r.get("agreement"),
+                pair(r.get("seam_worst"), r.get("seam_mean")),
+                pair(r.get("accuracy"), r.get("kappa")),
+                pair(r.get("load_s"), r.get("plan_s")),
+            ])  # fmt: skip
+            how.append(f"- {r['contender']}: {r['how']}.")
+        lines += ["", *figure(plots.draw_peers(folder, found)), *table(head, rows)]
+        lines += ["", "How each was used:", "", *how]
+    return lines + peers_memory(result.get("memory", {}), folder)
+
+
+def peers_memory(memory: Result, folder: Path) -> list[str]:
+    if not memory:
+        return []
+    sizes = sorted({r["mpx"] for r in memory["rows"]})
+    names = dict.fromkeys(r["contender"] for r in memory["rows"])
+    cells = {(r["contender"], r["mpx"]): r for r in memory["rows"]}
+    rows = []
+    for name in names:
+        found = [cells.get((name, s), {}) for s in sizes]
+        peaks = [r.get("peak_mb") for r in found]
+        grown = round(peaks[-1] / peaks[0], 3) if None not in peaks else None
+        told = [r.get("peak_mb", r.get("why")) for r in found]
+        rows.append([name, *told, grown])
+    head = ["contender", *(f"peak MB at {s:.0f} Mpx" for s in sizes), "last / first"]
+    return [
+        "", "### Peers: memory", "",
+        f"Network: {memory['network']}. {MEMORY}", "",
+        *figure(plots.draw_memory(folder, memory)), *table(head, rows),
+    ]  # fmt: skip
+
+
+def dataplane(result: Result, folder: Path) -> list[str]:
+    lines = [*figure(plots.draw_dataplane(folder, result))]
+    for key in ("local", "http"):
+        part = result.get(key, {})
+        if "mpx_s" not in part:
+            lines += ["", f"{key}: {part.get('error', 'missing')}"]
+            continue
+        lines += ["", f"### Data plane: {key}, {part['size_px']} px", ""]
+        head = ["what", "Mpx/s", "s (runs)", "CPU s", "share of base speed"]
+        head += ["requests", "MB sent"] if "requests" in part else []
+        rows = []
+        for name, speed in part["mpx_s"].items():
+            row = [name, speed, ", ".join(map(str, part["wall_s"][name])),
+                   part["cpu_s"][name], part.get("ratios", {}).get(name)]  # fmt: skip
+            if "requests" in part:
+                row += [part["requests"][name], round(part["bytes"][name] / 1e6, 1)]
+            rows.append(row)
+        lines += table(head, rows)
+        counts = {
+            k: part[k]
+            for k in ("source_tiles", "stored_bytes", "written_over_stored",
+                      "source_bytes", "read_over_source", "delay_ms")
+            if k in part
+        }  # fmt: skip
+        counts |= part.get("totals", {})
+        lines += ["", *(f"- {k}: {v:,}" for k, v in counts.items())]
+    return lines
+
+
+def curve(result: Result, folder: Path) -> list[str]:
+    keys = ("size_px", "mpx", "blocks", "wall_s", "cpu_s", "peak_mb", "idle_mb")
+    rows = [[r.get(k, r.get("error")) for k in keys] for r in result.get("rows", [])]
+    found = {**result.get("fit", {}), **result.get("memory", {})}
+    told = {
+        "s_per_mpx": "slope, s per Mpx", "start_s": "intercept, s",
+        "r2": "r² of the line", "largest_residual_s": "largest residual, s",
+        "ratio": "peak memory, last over first", "mb_per_mpx": "memory, MB per Mpx",
+        "from_mpx": "memory from, Mpx", "to_mpx": "memory to, Mpx",
+    }  # fmt: skip
+    lines = [*figure(plots.draw_curve(folder, result)), *table(keys, rows), ""]
+    return lines + [f"- {told.get(k, k)}: {v}" for k, v in found.items()]
+
+
+def scaling(result: Result, folder: Path) -> list[str]:
+    rows = result.get("rows", [])
+    parts = {str(r.get("part", "rows")): [] for r in rows}
+    for r in rows:
+        parts[str(r.get("part", "rows"))].append(r)
+    made = plots.draw_scaling(folder, parts.get("simulated", []))
+    rest = {k: v for k, v in result.items() if k != "rows"}
+    return [*figure(made), *generic_tables(rest | parts)]
+
+
+def readers(result: Result, folder: Path) -> list[str]:
+    return generic_tables(result)
+
+
+def profile(result: Result, folder: Path) -> list[str]:
+    if result.get("error"):
+        return [str(result["error"])]
+    lines: list[str] = []
+    for r in result.get("rows", []):
+        title = f"### Profile: {r['workload']}, {r['size_px']} px"
+        lines += ["", title, ""]
+        shares = [[k, f"{v:.1%}"] for k, v in r["shares"].items()]
+        largest = r.get("largest", [])
+        lines += [
+            f"{i}. **{c['cost']}**: {c['share']:.1%} of samples, most in `{c['line']}`"
+            for i, c in enumerate(largest, 1)
+        ]
+        lines += ["", *table(["cost", "share of samples"], shares), ""]
+        lines += figure(r["figure"])
+    return lines
+
+
+def figure(name: str | None) -> list[str]:
+    return [f"![{name}](results/{name})", ""] if name else []
+
+
+def pair(a: Any, b: Any) -> str:
+    if a is None and b is None:
+        return ""
+    return " / ".join("-" if v is None else str(v) for v in (a, b))
+
+
+SECTIONS: dict[str, tuple[str, Section]] = {
+    "efficiency": ("Efficiency", efficiency),
+    "peers": ("Peers", peers),
+    "dataplane": ("Data plane", dataplane),
+    "readers": ("Readers", readers),
+    "scaling": ("Scaling", scaling),
+    "curve": ("Cost curve", curve),
+    "profile": ("Profile", profile),
+}
