@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+TILE_CACHE_BYTES = 128 * 2**20
+"""Decoded tiles of source files that a process keeps, in bytes: what two rows of
+blocks share of six 16 bit bands over some 20,000 px."""
+SHARED_BYTES = 128 * 2**20
+"""Scores of patches between blocks that a process keeps where patches are blended,
+in bytes: a row of 256 px patches with five classes over some 15,000 px."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockMemory:
@@ -23,7 +30,7 @@ class BlockMemory:
     merged: int
     """Accumulator, weights and finished layers."""
     cache: int
-    """GDAL's block cache."""
+    """Decoded tiles, and scores that blocks share."""
 
     @property
     def total(self) -> int:
@@ -113,7 +120,7 @@ def project_block_memory(
         batch=batch_bytes,
         # scores, a second copy while dividing or quantising, weights and labels
         merged=in_flight * (2 * classes * core_px * 4 + 4 * core_px + 16 * core_px),
-        cache=0,
+        cache=cache,
     )
 
 

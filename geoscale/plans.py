@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
 from geoscale.errors import MemoryPlanError, PlanError
-from geoscale.memory import BlockMemory, project_block_memory
+from geoscale.memory import (
+    SHARED_BYTES,
+    TILE_CACHE_BYTES,
+    BlockMemory,
+    project_block_memory,
+)
 from geoscale.options import Inference, Output
 from geoscale.patches import Lattice
 from geoscale.types import Json, Source
@@ -190,6 +195,7 @@ class InferencePlan:
             batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
             reserved=RESERVED_BYTES,
             in_flight=self.inference.in_flight,
+            cache=TILE_CACHE_BYTES + SHARED_BYTES * (self.inference.merge == "blend"),
         )
 
     def count_distinct_patches(self) -> int:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
+from geoscale.memory import SHARED_BYTES
 from geoscale.types import Float
 from geoscale.windows import Window
-
-SHARED_BYTES = 192 * 2**20
-"""Most that one process keeps, in bytes: a row of 256 px patches over a stack some
-20,000 px wide, with five classes."""
 
 _Key = tuple[int, Window]
 

@@ -11,13 +11,11 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from geoscale.memory import TILE_CACHE_BYTES
 from geoscale.sources.gdal import COUNTS
 from geoscale.sources.parallel import PerProcess
 from geoscale.types import Array
 from geoscale.windows import Window
-
-TILE_CACHE_BYTES = 256 * 2**20
-"""Bytes of decoded tiles that a process keeps; `TILES.value.limit` changes it."""
 
 LARGEST_TILE_BYTES = 64 * 2**20
 """A larger tile is not cached: the file is one strip, or nearly so."""
@@ -50,7 +48,7 @@ class TileCache:
     Parameters
     ----------
     limit : int
-        Most bytes.
+        Most bytes; `TILES.value.limit` changes that of this process.
     """
 
     def __init__(self, limit: int = TILE_CACHE_BYTES) -> None:
