@@ -226,6 +226,10 @@ def _infer_on_device(
         if canvas is None:
             return None
         keep, listed, wanted = _choose(kernel, task, canvas.usable())
+    counters = _count(task, listed, wanted, keep) | {"canvas": 1}
+    if not wanted:
+        nothing = _Merger(kernel.plan, task.core).finish()
+        return kernel.task.finish(nothing, keep), counters
     with _held(kernel.device_lock, timer), timer("predict"):
         fits = canvas.run([(p.window, p.gives) for p in wanted], keep)
     if not fits:
@@ -233,7 +237,7 @@ def _infer_on_device(
     # outside the lock: the next block's work is queued behind this one's meanwhile
     with timer("predict"):
         layers = canvas.fetch()
-    return layers, _count(task, listed, wanted, keep) | {"canvas": 1}
+    return layers, counters
 
 
 def _choose(
@@ -323,7 +327,8 @@ def _predict(
     for first in range(0, len(wanted), size):
         group = wanted[first : first + size]
         with timer("gather"):
-            batch = np.zeros(shape, np.float32)
+            batch = np.empty(shape, np.float32)
+            batch[len(group) :] = 0
             for i, patch in enumerate(group):
                 take_patch(
                     channels, task.read, patch.window, kernel.plan.shape, batch[i]

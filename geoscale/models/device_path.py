@@ -193,7 +193,13 @@ class TorchCanvas:
             torch.cuda.current_stream().wait_event(self._ready)
             for tensor in (self._channels, self._usable):
                 tensor.record_stream(torch.cuda.current_stream())
-        merged = Merged(self._spec, self._network.card, self._network.device)
+        weights = self._spec.weights
+        merged = Merged(
+            self._spec,
+            self._network.card,
+            self._network.device,
+            None if weights is None else self._up(weights),
+        )
         size = self._network.parts.batch
         for start in range(0, len(patches), size):
             self._run_group(patches[start : start + size], merged)
@@ -214,7 +220,7 @@ class TorchCanvas:
             reason = self._run_part(part, merged)
             if not reason:
                 done += len(part)
-            elif parts.size == 1:
+            elif parts.size <= parts.least:
                 raise _FullError(reason)
             else:
                 parts.halve((parts.size, *self._channels.shape), reason)
@@ -250,7 +256,7 @@ class TorchCanvas:
                 continue
             rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
             columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
-            ys, xs = (torch.from_numpy(i).to(batch.device) for i in (rows, columns))
+            ys, xs = self._up(rows), self._up(columns)
             out.copy_(self._channels[:, ys[:, None], xs])
         return batch
 
@@ -280,6 +286,7 @@ class TorchCanvas:
             event.synchronize()
 
     def _up(self, array: Array) -> Tensor:
+        """Copy to the device; the host does not wait for work that is queued there."""
         array = np.require(array, requirements=["C", "W"])
         host = torch.from_numpy(array)
         if not self._cuda:

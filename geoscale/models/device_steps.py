@@ -32,17 +32,24 @@ class Merged:
         Says classes and activation.
     device : torch.device
         Where it is.
+    weights : Tensor of float32, (y, x), or None
+        Of one patch that is blended; None: patches are cropped.
     """
 
-    def __init__(self, spec: CanvasSpec, card: ModelCard, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: CanvasSpec,
+        card: ModelCard,
+        device: torch.device,
+        weights: Tensor | None,
+    ) -> None:
         classes = len(card.output.classes)
         self._core, self._bounded = spec.core, card.output.activation != "none"
         self._scores = torch.zeros((classes, *spec.core.shape), device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         """Whether every score so far is; known on the device only."""
-        self._weights: Tensor | None = None
-        if spec.weights is not None:
-            self._weights = torch.from_numpy(spec.weights).to(device)
+        self._weights = weights
+        if weights is not None:
             self._sum = torch.zeros(spec.core.shape, device=device)
             self._scratch = torch.empty((classes, *spec.patch), device=device)
 

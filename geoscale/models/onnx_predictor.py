@@ -100,7 +100,8 @@ class OnnxPredictor:
         self._session, self._opened_for = self._open(batch), batch
         self._input, self._fixed = _check_session(self._session, card, network)
 
-        self._parts = Parts(self._fixed or batch, self.device_name)
+        fixed = self._fixed
+        self._parts = Parts(fixed or batch, self.device_name, least=fixed or 1)
 
     @property
     def batch(self) -> int:

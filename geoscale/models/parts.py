@@ -64,15 +64,23 @@ class Parts:
         Name of the device, for messages.
     release : callable, optional
         Gives memory back to the device before the next try.
+    least : int
+        Fewest patches at once; more than 1 where a file fixes its batch.
     """
 
     def __init__(
-        self, batch: int, where: str, release: Callable[[], None] | None = None
+        self,
+        batch: int,
+        where: str,
+        release: Callable[[], None] | None = None,
+        least: int = 1,
     ) -> None:
         self.batch = batch
         """Patches of a batch."""
         self.size = batch
         """Patches at once, after what memory taught."""
+        self.least = least
+        """Fewest patches at once."""
         self._where = where
         self._release = release
 
@@ -125,7 +133,7 @@ class Parts:
         gc.collect()
         if self._release is not None:
             self._release()
-        if self.size == 1:
+        if self.size <= self.least:
             raise BlockError(
                 f"one patch of {shape[1:]} float32 (channel, y, x) does not fit into "
                 f"the memory of {self._where}: {message}; use smaller patches, "

@@ -275,12 +275,12 @@ class TorchPredictor:
 def explain_failure(
     err: Exception, device: str, shape: tuple[int, ...]
 ) -> GeoscaleError:
-    """Make torch's exception ours: the device is lost, or the network failed.
+    """Make a runtime's exception ours: the device is lost, or the network failed.
 
     Parameters
     ----------
     err : Exception
-        As torch raised it.
+        As torch raised it, or ONNX Runtime on torch's tensors.
     device : str
         Its name.
     shape : tuple of int, (n, channel, y, x)
@@ -294,7 +294,9 @@ def explain_failure(
     import torch
 
     reason = str(err).splitlines()[0] if str(err) else repr(err)
-    if isinstance(err, torch.AcceleratorError) or "CUDA error" in str(err):
+    if isinstance(err, torch.AcceleratorError) or any(
+        word in str(err) for word in ("CUDA error", "CUDA failure")
+    ):
         return DeviceLostError(
             f"{device} failed: {reason}; this process cannot use it any more and must "
             "be replaced"
