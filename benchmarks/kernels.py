@@ -15,7 +15,8 @@ import geoscale as gs
 from benchmarks.common import scratch
 from benchmarks.workloads import Workload
 from geoscale.assemble import make_kernel
-from geoscale.engine.block import Kernel, take_patch
+from geoscale.engine.block import Kernel
+from geoscale.engine.patchwork import take_patch
 from geoscale.memory import allowed_cpus
 from geoscale.plans import InferencePlan
 

@@ -161,7 +161,7 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
         f"projected {need.total / 1e9:.1f} GB a worker{of} (reserved "
         f"{need.reserved / 1e9:.1f}, read {need.read / 1e9:.1f}, prepared "
         f"{need.prepared / 1e9:.1f}, batch {need.batch / 1e9:.1f}, merged "
-        f"{need.merged / 1e9:.1f})"
+        f"{need.merged / 1e9:.1f}, kept between blocks {need.cache / 1e9:.1f})"
     )
 
 

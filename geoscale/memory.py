@@ -91,6 +91,7 @@ def project_block_memory(
 
     Notes
     -----
+    What is kept between blocks is the caller's to add, as `cache`.
     Memory of a GPU is not counted: it is bounded by the batch size, which the
     predictor halves when the device runs out.
 
@@ -120,7 +121,7 @@ def project_block_memory(
         batch=batch_bytes,
         # scores, a second copy while dividing or quantising, weights and labels
         merged=in_flight * (2 * classes * core_px * 4 + 4 * core_px + 16 * core_px),
-        cache=cache,
+        cache=0,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,8 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
 from geoscale.errors import MemoryPlanError, PlanError
-from geoscale.memory import (
-    SHARED_BYTES,
-    TILE_CACHE_BYTES,
-    BlockMemory,
-    project_block_memory,
-)
+from geoscale.memory import SHARED_BYTES, TILE_CACHE_BYTES, BlockMemory
+from geoscale.memory import project_block_memory as project
 from geoscale.options import Inference, Output
 from geoscale.patches import Lattice
 from geoscale.types import Json, Source
@@ -187,7 +183,7 @@ class InferencePlan:
         channels, classes = self.card.input.channels, len(self.card.output.classes)
         core = self.grid.core(0)
         read = self.lattice.read_window(_middle(self.grid))
-        return project_block_memory(
+        need = project(
             (channels, *read.shape),
             (classes, *core.shape),
             itemsize=max(self.itemsize, 4),
@@ -195,8 +191,9 @@ class InferencePlan:
             batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
             reserved=RESERVED_BYTES,
             in_flight=self.inference.in_flight,
-            cache=TILE_CACHE_BYTES + SHARED_BYTES * (self.inference.merge == "blend"),
         )
+        shared = SHARED_BYTES if self.inference.merge == "blend" else 0
+        return replace(need, cache=TILE_CACHE_BYTES + shared)
 
     def count_distinct_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones once."""

@@ -6,19 +6,17 @@ it defines the result, Dask and shards may only make it faster.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
-from geoscale.blend import Accumulator, make_weights
 from geoscale.engine.failures import classify, describe
 from geoscale.engine.on_device import offers_canvas, open_canvas
-from geoscale.errors import BlockError, CardError
-from geoscale.patches import Patch, reflect_index
+from geoscale.engine.patchwork import Patchwork, Timer
+from geoscale.engine.shared import SharedScores
+from geoscale.errors import BlockError
+from geoscale.patches import Patch
 from geoscale.plans import BlockTask, InferencePlan
 from geoscale.types import (
     Array,
@@ -70,25 +68,8 @@ class Kernel:
     """True inside the area of interest."""
     describe: Mapping[str, object] = field(default_factory=dict)
     """Versions, device, precision: kept with the output."""
-
-
-class Timer:
-    """Seconds by phase, and which phase is running."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.phase = "start"
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Time one phase; phases do not nest."""
-        self.phase = phase
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+    shared: SharedScores = field(default_factory=SharedScores)
+    """Scores of patches between blocks that this process runs."""
 
 
 def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
@@ -197,21 +178,19 @@ def infer_pixels(
         keep, listed, wanted = _choose(
             kernel, task, usable[task.core.within(task.read)]
         )
-    merger = _Merger(kernel.plan, task.core)
+    work = Patchwork(kernel, task, timer)
     # The device is held for the whole block, not for a batch at a time: blocks in
     # flight then take turns, and one reads and writes while the other infers. By the
     # batch they would end together and read together, beside a device that idles.
     # No patch, no device.
     if wanted:
-        with _held(kernel.device_lock, timer):
-            for patch, scores in _predict(kernel, task, channels, wanted, timer):
-                with timer("merge"):
-                    merger.add(patch, scores)
-    with timer("merge"):
-        merged = merger.finish()
+        with timer.holding(kernel.device_lock):
+            work.run(channels, wanted)
+    merged = work.finish()
     with timer("finish"):
         layers = kernel.task.finish(merged, keep)
-    counters = _count(task, listed, wanted, keep)
+    counters = _count(task, listed, work.ran, keep)
+    counters["shared_patches"] = len(wanted) - work.ran
     if fell_back:
         counters["canvas_fallback"] = fell_back
     return layers, counters
@@ -226,11 +205,11 @@ def _infer_on_device(
         if canvas is None:
             return None
         keep, listed, wanted = _choose(kernel, task, canvas.usable())
-    counters = _count(task, listed, wanted, keep) | {"canvas": 1}
+    counters = _count(task, listed, len(wanted), keep) | {"canvas": 1}
     if not wanted:
-        nothing = _Merger(kernel.plan, task.core).finish()
+        nothing = Patchwork(kernel, task, timer).finish()
         return kernel.task.finish(nothing, keep), counters
-    with _held(kernel.device_lock, timer), timer("predict"):
+    with timer.holding(kernel.device_lock), timer("predict"):
         fits = canvas.run([(p.window, p.gives) for p in wanted], keep)
     if not fits:
         return None
@@ -252,23 +231,14 @@ def _choose(
 
 
 def _count(
-    task: BlockTask, listed: list[Patch], wanted: list[Patch], keep: Bool
+    task: BlockTask, listed: list[Patch], ran: int, keep: Bool
 ) -> dict[str, int | float]:
     return {
-        "patches": len(wanted),
+        "patches": ran,
         "lattice_patches": len(listed),
         "valid_px": int(keep.sum()),
         "core_px": task.core.size,
     }
-
-
-@contextmanager
-def _held(lock: AbstractContextManager[object], timer: Timer) -> Iterator[None]:
-    """Hold the device; the time until it is free counts as `wait`."""
-    with ExitStack() as stack:
-        with timer("wait"):
-            stack.enter_context(lock)
-        yield
 
 
 def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
@@ -284,86 +254,3 @@ def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
             block=task.name,
             phase="read",
         )
-
-
-class _Merger:
-    """Scores of a block, from patches that come in lattice order."""
-
-    def __init__(self, plan: InferencePlan, core: Window) -> None:
-        classes, lattice = len(plan.card.output.classes), plan.lattice
-        self._core = core
-        self._mixed: Accumulator | None = None
-        if lattice.merge == "blend":
-            self._mixed = Accumulator(classes, core)
-            self._weights = make_weights(lattice.patch_shape, plan.inference.taper)
-        else:
-            self._cropped = np.zeros((classes, *core.shape), np.float32)
-
-    def add(self, patch: Patch, scores: Float) -> None:
-        """Add one patch, (class, y, x)."""
-        if self._mixed is not None:
-            self._mixed.add(scores, self._weights, patch.window, patch.gives)
-            return
-        here = (slice(None), *patch.gives.within(self._core))
-        self._cropped[here] = scores[(slice(None), *patch.gives.within(patch.window))]
-
-    def finish(self) -> Float:
-        """Scores of the block, (class, y, x); 0 where no patch came."""
-        return self._cropped if self._mixed is None else self._mixed.finish()
-
-
-def _predict(
-    kernel: Kernel, task: BlockTask, channels: Float, wanted: list[Patch], timer: Timer
-) -> Iterator[tuple[Patch, Float]]:
-    """Yield each patch with its scores, in lattice order.
-
-    Every batch has the same shape, whatever the block (the last is filled up
-    with zeros): libraries choose their kernels by shape, and the last bits of
-    a result with them.
-    """
-    size = kernel.predictor.batch
-    shape = (size, channels.shape[0], *kernel.plan.lattice.patch_shape)
-    classes = len(kernel.plan.card.output.classes)
-    for first in range(0, len(wanted), size):
-        group = wanted[first : first + size]
-        with timer("gather"):
-            batch = np.empty(shape, np.float32)
-            batch[len(group) :] = 0
-            for i, patch in enumerate(group):
-                take_patch(
-                    channels, task.read, patch.window, kernel.plan.shape, batch[i]
-                )
-        with timer("predict"):
-            scores = kernel.predictor.predict(batch)
-        if scores.shape != (size, classes, *shape[2:]):
-            raise CardError(
-                f"`{kernel.plan.card.name}` gave {scores.shape} for a batch of "
-                f"{shape}; its card says {classes} classes of the patch's own size"
-            )
-        yield from zip(group, scores, strict=False)
-
-
-def take_patch(
-    channels: Float, held: Window, window: Window, shape: tuple[int, int], out: Float
-) -> None:
-    """Copy a patch; past the edges of the stack it is mirrored.
-
-    Parameters
-    ----------
-    channels : ndarray of float32, (channel, y, x)
-        Pixels of `held`.
-    held : Window
-        What was read; lies inside the stack.
-    window : Window
-        The patch; may reach past the edges of the stack.
-    shape : tuple of int, (y, x)
-        Size of the stack, in px.
-    out : ndarray of float32, (channel, y, x)
-        Filled in place.
-    """
-    if window in held:
-        out[:] = channels[(slice(None), *window.within(held))]
-        return
-    rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
-    columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
-    out[:] = channels[:, rows[:, None], columns]

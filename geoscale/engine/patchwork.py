@@ -1,0 +1,198 @@
+"""The patches of one block: gathered, run in batches of one shape, merged.
+
+Scores come in lattice order, whatever is run, in which batch, or was kept from a
+neighbouring block: sums of floats depend on their order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoscale.blend import Accumulator, make_weights
+from geoscale.engine.shared import is_shared
+from geoscale.errors import CardError
+from geoscale.patches import Patch, reflect_index
+from geoscale.plans import BlockTask
+from geoscale.types import Float
+from geoscale.windows import Window
+
+if TYPE_CHECKING:
+    from geoscale.engine.block import Kernel
+
+
+class Timer:
+    """Seconds by phase, and which phase is running."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.phase = "start"
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time one phase; phases do not nest."""
+        self.phase = phase
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    @contextmanager
+    def holding(self, lock: AbstractContextManager[object]) -> Iterator[None]:
+        """Hold a device; the time until it is free counts as `wait`."""
+        with ExitStack() as stack:
+            with self("wait"):
+                stack.enter_context(lock)
+            yield
+
+
+class Patchwork:
+    """Merges the scores of a block's patches on the host.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Plan, predictor, and what neighbouring blocks left.
+    task : BlockTask
+        The block.
+    timer : Timer
+        Gets the seconds of each phase.
+
+    Attributes
+    ----------
+    ran : int
+        Patches that the network saw; the others were kept from a neighbour.
+    """
+
+    def __init__(self, kernel: Kernel, task: BlockTask, timer: Timer) -> None:
+        self._kernel, self._task, self._timer = kernel, task, timer
+        self._classes = len(kernel.plan.card.output.classes)
+        self._lattice = kernel.plan.lattice
+        self._mixed: Accumulator | None = None
+        if self._lattice.merge == "blend":
+            taper = kernel.plan.inference.taper
+            self._mixed = Accumulator(self._classes, task.core)
+            self._weights = make_weights(self._lattice.patch_shape, taper)
+        else:
+            shape = (self._classes, *task.core.shape)
+            self._cropped = np.zeros(shape, np.float32)
+        self.ran = 0
+
+    def run(self, channels: Float, wanted: list[Patch]) -> None:
+        """Run patches and merge their scores.
+
+        Parameters
+        ----------
+        channels : ndarray of float32, (channel, y, x)
+            Of the task's read window, ready for the network.
+        wanted : list of Patch
+            In lattice order.
+        """
+        for patch, scores in self._predict(channels, wanted):
+            with self._timer("merge"):
+                self._add(patch, scores)
+
+    def finish(self) -> Float:
+        """Scores of the block, (class, y, x); 0 where no patch came."""
+        with self._timer("merge"):
+            return self._cropped if self._mixed is None else self._mixed.finish()
+
+    def _add(self, patch: Patch, scores: Float) -> None:
+        if self._mixed is not None:
+            self._mixed.add(scores, self._weights, patch.window, patch.gives)
+            return
+        here = (slice(None), *patch.gives.within(self._task.core))
+        self._cropped[here] = scores[(slice(None), *patch.gives.within(patch.window))]
+
+    def _predict(
+        self, channels: Float, wanted: list[Patch]
+    ) -> Iterator[tuple[Patch, Float]]:
+        """Yield each patch with its scores, in lattice order."""
+        time, store = self._task.time, self._kernel.shared
+        kept: dict[Window, Float] = {}
+        if self._mixed is not None:
+            found = ((p.window, store.take(time, p.window)) for p in wanted)
+            kept = {window: scores for window, scores in found if scores is not None}
+        # At the edge of the stack patches are moved inwards, some onto each other:
+        # those see the same pixels, and are run once.
+        uses = Counter(patch.window for patch in wanted)
+        missing = (window for window in uses if window not in kept)
+        ahead: dict[Window, Float] = {}
+        for patch in wanted:
+            window = patch.window
+            if window not in kept and window not in ahead:
+                ahead.update(self._run_batch(channels, missing))
+            held = kept if window in kept else ahead
+            scores = held[window]
+            uses[window] -= 1
+            if not uses[window]:
+                del held[window]
+            if held is ahead and self._is_kept(window):
+                store.keep(time, window, scores)
+            yield patch, scores
+
+    def _is_kept(self, window: Window) -> bool:
+        if self._mixed is None:
+            return False
+        return is_shared(window, self._task.core, self._lattice.shape)
+
+    def _run_batch(
+        self, channels: Float, missing: Iterator[Window]
+    ) -> Iterator[tuple[Window, Float]]:
+        """Run the next patches.
+
+        Every batch has the same shape, whatever the block (the last is filled up
+        with zeros): libraries choose their kernels by shape, and the last bits of
+        a result with them.
+        """
+        plan, size = self._kernel.plan, self._kernel.predictor.batch
+        shape = (size, channels.shape[0], *self._lattice.patch_shape)
+        group = list(islice(missing, size))
+        with self._timer("gather"):
+            batch = np.empty(shape, np.float32)
+            batch[len(group) :] = 0
+            for i, window in enumerate(group):
+                take_patch(channels, self._task.read, window, plan.shape, batch[i])
+        with self._timer("predict"):
+            scores = self._kernel.predictor.predict(batch)
+        if scores.shape != (size, self._classes, *shape[2:]):
+            raise CardError(
+                f"`{plan.card.name}` gave {scores.shape} for a batch of {shape}; its "
+                f"card says {self._classes} classes of the patch's own size"
+            )
+        self.ran += len(group)
+        yield from zip(group, scores, strict=False)
+
+
+def take_patch(
+    channels: Float, held: Window, window: Window, shape: tuple[int, int], out: Float
+) -> None:
+    """Copy a patch; past the edges of the stack it is mirrored.
+
+    Parameters
+    ----------
+    channels : ndarray of float32, (channel, y, x)
+        Pixels of `held`.
+    held : Window
+        What was read; lies inside the stack.
+    window : Window
+        The patch; may reach past the edges of the stack.
+    shape : tuple of int, (y, x)
+        Size of the stack, in px.
+    out : ndarray of float32, (channel, y, x)
+        Filled in place.
+    """
+    if window in held:
+        out[:] = channels[(slice(None), *window.within(held))]
+        return
+    rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
+    columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
+    out[:] = channels[:, rows[:, None], columns]
