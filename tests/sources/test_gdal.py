@@ -60,7 +60,7 @@ class Server:
                     start, end = int(low), min(int(high or end), end)
                 part = outer.body[start : end + 1]
                 outer.sent += len(part) if body else 0
-                outer.opened += start == 0
+                outer.opened += bool(asked) and start == 0
                 if outer.blank and outer.opened == 1 and start:
                     part = bytes(len(part))
                 self.send_response(206 if asked else 200)
