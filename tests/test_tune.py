@@ -17,6 +17,7 @@ from geoscale.testing import FakeSource, scene
 from geoscale.tune import LOOKS, settle, take_sample, wait_for_plan
 
 CARD = "s2-landcover-unet"
+QUICK = {"patch_px": 184, "batch": 2, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -70,15 +71,15 @@ def test_nothing_is_read_before_the_run_where_measuring_is_put_off():
 
 
 def test_the_second_time_it_is_remembered(tmp_path):
-    gs.plan(textured(300), CARD, runtime="auto", patch_px=184, device="cpu")
+    gs.plan(textured(300), CARD, runtime="auto", **QUICK)
     source = textured(300)
-    plan = gs.plan(source, CARD, runtime="auto", patch_px=184, device="cpu")
+    plan = gs.plan(source, CARD, runtime="auto", **QUICK)
     assert plan.tuning["remembered"]
     assert source.reads == 0
 
 
 def test_a_run_that_goes_on_keeps_its_choice(tmp_path):
-    options = {"runtime": "auto", "patch_px": 184, "device": "cpu", "measure": False}
+    options = {"runtime": "auto", "measure": False, **QUICK}
     out = tmp_path / "out.zarr"
     assert gs.run(gs.plan(textured(300), CARD, **options), out).complete
     begun = Journal(str(out)).load_plan()
@@ -96,7 +97,7 @@ def test_a_run_that_goes_on_keeps_its_choice(tmp_path):
 
 
 def test_another_question_is_another_plan(tmp_path):
-    options = {"patch_px": 184, "device": "cpu"}
+    options = QUICK
     out = tmp_path / "out.zarr"
     assert gs.run(gs.plan(textured(300), CARD, runtime="auto", **options), out).complete
     other = gs.plan(
@@ -107,7 +108,7 @@ def test_another_question_is_another_plan(tmp_path):
 
 
 def test_lower_precision_is_taken_only_where_labels_agree(tmp_path):
-    options = {"precision": "auto", "patch_px": 184, "device": "cpu"}
+    options = {"precision": "auto", **QUICK}
     strict = gs.plan(textured(400), CARD, min_agreement=1.0, **options)
     assert strict.inference.precision == "float32"
     refused = [r for r in strict.tuning["rows"] if "labels agree" in r["said"]]

@@ -124,7 +124,7 @@ class Patchwork:
         # At the edge of the stack patches are moved inwards, some onto each other:
         # those see the same pixels, and are run once.
         uses = Counter(patch.window for patch in wanted)
-        missing = (window for window in uses if window not in kept)
+        missing = iter([window for window in uses if window not in kept])
         ahead: dict[Window, Float] = {}
         for patch in wanted:
             window = patch.window

@@ -88,6 +88,12 @@ class SharedScores:
                 _, gone = self._held.popitem(last=False)
                 self.bytes -= gone.nbytes
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._held.clear()
+            self.bytes = 0
+
 
 def is_shared(window: Window, core: Window, shape: tuple[int, int]) -> bool:
     """Whether a patch gives to a block that comes after this one.

@@ -22,6 +22,7 @@ from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
 from geoscale.memory import allowed_cpus
 from geoscale.models.cache import get_predictor, handshake
+from geoscale.models.device import pick_device
 from geoscale.models.runtimes import (
     Candidate,
     ModelSettings,
@@ -49,6 +50,8 @@ pays it. It is tried only where the job is long enough to earn it back tenfold."
 BUDGET_S = 40.0
 """Time after which no further patch size or batch is looked at, in s."""
 MAX_BATCH = 64
+MAX_CPU_BATCH_PX = 2**20
+"""Pixels of the largest batch that is tried on a CPU: more only costs memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +223,7 @@ class _Bench:
     def __init__(self, trial: Trial, patches: Float) -> None:
         self._trial, self._patches = trial, patches
         self._began = time.perf_counter()
+        self._kind = pick_device(trial.device).type
         path, _ = resolve_weights(trial.card, expected_sha256=trial.weights_sha256)
         every = list_candidates(trial.card, path, trial.device)
         plain = [c for c in every if c.precision == "float32"]
@@ -250,6 +254,11 @@ class _Bench:
         if self._trial.batch == "auto":
             yield from self._batches(_pick(rows, self._trial))
 
+    def _most(self, size: Size) -> int:
+        if self._kind != "cpu":
+            return MAX_BATCH
+        return min(MAX_BATCH, MAX_CPU_BATCH_PX // (size.shape[0] * size.shape[1]))
+
     def _is_late(self) -> bool:
         return time.perf_counter() - self._began > BUDGET_S
 
@@ -276,7 +285,7 @@ class _Bench:
         start = best
         for factor in (2, 0.5):
             batch, last = int(start.batch * factor), best
-            while 1 <= batch <= MAX_BATCH and not self._is_late():
+            while 1 <= batch <= self._most(best.size) and not self._is_late():
                 candidate = _candidate(best)
                 row = self._measure(candidate, best.size, batch)
                 if row.said or row.batch != batch:
@@ -295,7 +304,7 @@ class _Bench:
         row = Row(runtime=candidate.runtime, precision=candidate.precision, size=size)
         chosen = batch or trial.batch
         if not isinstance(chosen, int):
-            chosen = pick_batch(max(size.shape), trial.device.replace("auto", "cpu"))
+            chosen = pick_batch(max(size.shape), self._kind)
         try:
             predictor = get_predictor(
                 trial.card, trial.settings(candidate, size, chosen)
