@@ -183,6 +183,7 @@ def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
     made = {"classes": best.masked_fill_(holes, layers.nodata)}
 
     def quantise(plane: Tensor) -> Tensor:
+        """Round to steps; the plane is used up."""
         steps = plane.clamp_(0, 1).mul_(layers.steps).round_().to(torch.uint8)
         return steps.masked_fill_(holes, layers.nodata)
 

@@ -13,6 +13,7 @@ import pytest
 from geoscale.card import ModelCard
 from geoscale.engine.block import Kernel, infer_block
 from geoscale.errors import BlockError
+from geoscale.models import ModelSettings, find_card, get_predictor
 from geoscale.models.device_steps import as_plain, prepare
 from geoscale.models.onnx_predictor import OnnxPredictor
 from geoscale.models.torch_predictor import TorchPredictor
@@ -178,6 +179,18 @@ def test_an_onnx_network_is_bound_to_the_device(tmp_path: Any) -> None:
     predictor = OnnxPredictor(path, card, batch=4)
     told = run_both(predictor, card, make_source("uint16"), block=20)
     assert all(t["canvas"] == 1 for t in told)
+
+
+@pytest.mark.parametrize("merge", ["crop", "blend"])
+def test_a_real_network_on_real_imagery(spain: np.ndarray, merge: str) -> None:
+    card = find_card("s2-landcover-unet")
+    four = [cards.S2_BANDS.index(b) for b in ("B2", "B3", "B4", "B8")]
+    pixels = spain[None, four, :130, :170] / np.float32(10000)
+    source = FakeSource(pixels, np.ones((1, 130, 170), bool))
+    settings = ModelSettings(device="cpu", batch=2, patch=128, canvas=True)
+    predictor = get_predictor(card, settings)
+    assert predictor.describe()["canvas"] is True
+    run_both(predictor, card, source, merge=merge, patch=128, block=120, stride=64)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
