@@ -260,7 +260,9 @@ class Lattice:
         """Pixels a block must read: all its patches, clipped to the stack."""
         patches = self.touching(core)
         first, last = patches[0].window, patches[-1].window
-        return Window(first.y0, first.x0, last.y1, last.x1).clip(self.shape)
+        y0, y1 = _with_mirrored(first.y0, last.y1, self.y.length)
+        x0, x1 = _with_mirrored(first.x0, last.x1, self.x.length)
+        return Window(y0, x0, y1, x1).clip(self.shape)
 
     def _patch(self, ky: int, kx: int, core: Window) -> Patch:
         y, x = self.y.start(ky), self.x.start(kx)
@@ -278,6 +280,15 @@ def _find_lead(patch: int, stride: int, alignment: int) -> int:
     """
     most = (patch - 1) // 2 - (alignment - 1)
     return max(0, min(patch - stride, most)) // alignment * alignment
+
+
+def _with_mirrored(lo: int, hi: int, length: int) -> tuple[int, int]:
+    """Widen a range that reaches past the stack by what is mirrored into it.
+
+    Only a patch that is small beside the alignment reaches further out than in.
+    """
+    first = min(lo, 2 * length - 1 - hi) if hi > length else lo
+    return first, max(hi, 1 - lo) if lo < 0 else hi
 
 
 def reflect_index(start: int, stop: int, lo: int, hi: int) -> NDArray[np.intp]:

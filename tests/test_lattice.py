@@ -114,3 +114,11 @@ def test_stride_larger_than_patch_is_refused():
         Axis(512, 256, 320)
     with pytest.raises(PlanError, match=r"no multiple of the model's alignment of 8"):
         Axis(512, 256, 100, 8)
+
+
+def test_a_patch_that_reaches_further_out_than_in_has_its_mirror_read():
+    """Found by hypothesis: pixel 3 is mirrored to 5, and was not read."""
+    lattice = Lattice.over((1, 5), patch=2, stride=2, merge="crop", alignment=2)
+    (patch,) = lattice.touching(Window(0, 4, 1, 5))
+    assert patch.window == Window(0, 4, 2, 6)
+    assert lattice.read_window(Window(0, 4, 1, 5)) == Window(0, 3, 1, 5)
