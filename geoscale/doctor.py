@@ -30,7 +30,7 @@ LITTLE_DISK = 2_000_000_000
 """Below this a run may well fill the disk, in bytes."""
 MUST_AGREE = ("geoscale", "python", "numpy", "torch", "zarr", "dask", "distributed")
 """What must be of one version on the driver and on every worker."""
-OPTIONAL = {"onnxruntime": "onnx"}
+OPTIONAL = {"onnxruntime": "onnx", "openvino": "openvino"}
 """Package → extra that brings it."""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 

@@ -190,7 +190,7 @@ def infer_pixels(
     with timer("finish"):
         layers = kernel.task.finish(merged, keep)
     counters = _count(task, listed, work.ran, keep)
-    counters["shared_patches"] = len(wanted) - work.ran
+    counters["shared_patches"] = work.kept
     if fell_back:
         counters["canvas_fallback"] = fell_back
     return layers, counters
@@ -235,6 +235,7 @@ def _count(
 ) -> dict[str, int | float]:
     return {
         "patches": ran,
+        "shared_patches": 0,
         "lattice_patches": len(listed),
         "valid_px": int(keep.sum()),
         "core_px": task.core.size,

@@ -69,7 +69,9 @@ class Patchwork:
     Attributes
     ----------
     ran : int
-        Patches that the network saw; the others were kept from a neighbour.
+        Patches that the network saw.
+    kept : int
+        Patches whose scores a neighbouring block left.
     """
 
     def __init__(self, kernel: Kernel, task: BlockTask, timer: Timer) -> None:
@@ -84,7 +86,7 @@ class Patchwork:
         else:
             shape = (self._classes, *task.core.shape)
             self._cropped = np.zeros(shape, np.float32)
-        self.ran = 0
+        self.ran = self.kept = 0
 
     def run(self, channels: Float, wanted: list[Patch]) -> None:
         """Run patches and merge their scores.
@@ -121,6 +123,7 @@ class Patchwork:
         if self._mixed is not None:
             found = ((p.window, store.take(time, p.window)) for p in wanted)
             kept = {window: scores for window, scores in found if scores is not None}
+        self.kept = len(kept)
         # At the edge of the stack patches are moved inwards, some onto each other:
         # those see the same pixels, and are run once.
         uses = Counter(patch.window for patch in wanted)
