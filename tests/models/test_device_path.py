@@ -110,6 +110,7 @@ def run_both(
     told = []
     for task in kernel.plan.iter_tasks():
         predictor.offers_canvas = False
+        kernel.shared.clear()  # a canvas shares nothing between blocks
         want, counted = infer_block(kernel, task)
         predictor.offers_canvas = True
         got, counters = infer_block(kernel, task)
