@@ -20,9 +20,10 @@ from geoscale.windows import Window
 LEAST_BLOCK_PX, MOST_BLOCK_PX = 1024, 2048
 """Blocks are about an eighth of the stack wide, within these: one write, seconds
 of work, and enough of them to keep reading, inference and writing busy at once."""
-PATCHES_ACROSS = 8
-"""Where patches are blended, blocks are at least this many strides wide: what lies
-across their edges is computed twice, unless one process runs both neighbours."""
+LEAST_ACROSS, MOST_ACROSS = 4, 8
+"""Where patches are blended, blocks are a third of the stack wide, within these many
+strides: what lies across their edges is computed twice, unless one process runs both
+neighbours, as it does where the stack is small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +189,8 @@ def _default_block(stride: int, merge: str, shape: tuple[int, int]) -> int:
     target = min(max(LEAST_BLOCK_PX, longest // 8), MOST_BLOCK_PX)
     strides = -(-target // stride)
     if merge == "blend":
-        strides = max(PATCHES_ACROSS, strides)
+        third = -(-longest // (3 * stride))
+        strides = max(strides, min(MOST_ACROSS, max(LEAST_ACROSS, third)))
     return stride * min(strides, -(-longest // stride))
 
 

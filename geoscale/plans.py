@@ -388,7 +388,8 @@ def make_geobox(grid: Json) -> GeoBox:
 def _middle(grid: BlockGrid) -> Window:
     """Core of a block with neighbours on all sides, where there is one."""
     _, rows, columns = grid.counts
-    return grid.core(grid.number(0, rows // 2, columns // 2))
+    # of two, the second is usually cut off by the edge of the stack
+    return grid.core(grid.number(0, (rows - 1) // 2, (columns - 1) // 2))
 
 
 def _digest(data: Any) -> str:

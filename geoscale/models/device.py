@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoscale.errors import GeoscaleError, PlanError
+from geoscale.memory import allowed_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -79,3 +82,33 @@ def make_cuda_repeatable() -> None:
     conv.conv.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def name_machine(device: str, threads: int | None) -> str:
+    """Name what decides a speed here: the processor, its cores or the GPU.
+
+    Examples
+    --------
+    >>> name_machine("cpu", 2).endswith("2 threads")
+    True
+    """
+    if device.startswith(("cuda", "auto")):
+        import torch
+
+        if torch.cuda.is_available():
+            number = int(device.partition(":")[2] or 0)
+            return str(torch.cuda.get_device_name(number))
+    return f"{_cpu_name()}, {threads or allowed_cpus()} threads"
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    lines = text.splitlines()
+    parts = [
+        next((x.partition(":")[2].strip() for x in lines if x.startswith(word)), "")
+        for word in ("model name", "cpu family", "model\t")
+    ]
+    return " ".join(part for part in parts if part) or platform.machine()

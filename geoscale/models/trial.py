@@ -10,19 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
-from geoscale.memory import allowed_cpus
 from geoscale.models.cache import get_predictor, handshake
-from geoscale.models.device import pick_device
+from geoscale.models.device import name_machine, pick_device
 from geoscale.models.runtimes import (
     Candidate,
     ModelSettings,
@@ -185,36 +182,6 @@ def answer(trial: Trial, sample: Float | Callable[[], Float]) -> Json:
     }
     kept.put(name, json.dumps(told, indent=1).encode())
     return told
-
-
-def name_machine(device: str, threads: int | None) -> str:
-    """Name what decides a speed here: the processor, its cores or the GPU.
-
-    Examples
-    --------
-    >>> name_machine("cpu", 2).endswith("2 threads")
-    True
-    """
-    if device.startswith(("cuda", "auto")):
-        import torch
-
-        if torch.cuda.is_available():
-            number = int(device.partition(":")[2] or 0)
-            return str(torch.cuda.get_device_name(number))
-    return f"{_cpu_name()}, {threads or allowed_cpus()} threads"
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    lines = text.splitlines()
-    parts = [
-        next((x.partition(":")[2].strip() for x in lines if x.startswith(word)), "")
-        for word in ("model name", "cpu family", "model\t")
-    ]
-    return " ".join(part for part in parts if part) or platform.machine()
 
 
 class _Bench:
