@@ -21,10 +21,10 @@ from geoscale.errors import GeoscaleError
 # reading the next block and writing the last one can hide behind the network.
 CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("landcover", 3072, {}),
-    ("unet", 4096, {}),
-    ("unet", 4096, {"runtime": "auto", "precision": "auto"}),
-    ("ukis", 2048, {}),
-    ("ukis", 2048, {"runtime": "auto", "precision": "auto"}),
+    ("unet", 3072, {}),
+    ("unet", 3072, {"runtime": "auto", "precision": "auto"}),
+    ("ukis", 3072, {}),
+    ("ukis", 3072, {"runtime": "auto", "precision": "auto"}),
 )
 TARGET = 0.95
 

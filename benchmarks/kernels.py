@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,8 +16,8 @@ import geoscale as gs
 from benchmarks.common import scratch
 from benchmarks.workloads import Workload
 from geoscale.assemble import make_kernel
-from geoscale.engine.block import Kernel
-from geoscale.engine.patchwork import take_patch
+from geoscale.engine.block import Kernel, infer_block
+from geoscale.engine.shared import SharedScores
 from geoscale.memory import allowed_cpus
 from geoscale.plans import InferencePlan
 
@@ -61,26 +62,27 @@ def local_kernel(plan: InferencePlan) -> Kernel:
     return make_kernel(plan, source=plan.live, threads=allowed_cpus())
 
 
+class _Recorder:
+    """A predictor that keeps what it is given and answers nothing."""
+
+    def __init__(self, predictor: Any, classes: int) -> None:
+        self.batch, self.model_id = predictor.batch, predictor.model_id
+        self.batches: list[np.ndarray] = []
+        self._classes = classes
+
+    def predict(self, patches: np.ndarray) -> np.ndarray:
+        self.batches.append(patches)
+        shape = (len(patches), self._classes, *patches.shape[2:])
+        return np.broadcast_to(np.float32(0), shape)
+
+
 def collect_batches(kernel: Kernel) -> list[np.ndarray]:
     """Every batch that the job runs, as the engine fills them; float32."""
-    plan, size = kernel.plan, kernel.predictor.batch
-    found = []
-    for task in plan.iter_tasks():
-        pixels = kernel.source.read(task.read, task.times)
-        channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
-        keep = usable[task.core.within(task.read)]
-        wanted = [
-            p
-            for p in plan.lattice.touching(task.core)
-            if keep[p.gives.within(task.core)].any()
-        ]
-        for first in range(0, len(wanted), size):
-            shape = (size, channels.shape[0], *plan.lattice.patch_shape)
-            batch = np.zeros(shape, np.float32)
-            for i, patch in enumerate(wanted[first : first + size]):
-                take_patch(channels, task.read, patch.window, plan.shape, batch[i])
-            found.append(batch)
-    return found
+    recorder = _Recorder(kernel.predictor, len(kernel.plan.card.output.classes))
+    deaf = dataclasses.replace(kernel, predictor=recorder, shared=SharedScores())
+    for task in kernel.plan.iter_tasks():
+        infer_block(deaf, task)
+    return recorder.batches
 
 
 def forward_kind(kernel: Kernel) -> str:

@@ -17,6 +17,9 @@ from geoscale.errors import CardError, StackError
 from geoscale.imports import load_object
 from geoscale.types import Array, Bool, Float, PixelSpec
 
+STRIP_VALUES = 2**17
+"""Values that are prepared at a time: half a megabyte of float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessor:
@@ -145,21 +148,33 @@ class Preprocessor:
             NaN or infinity at valid pixels.
         """
         self._check_shapes(data, valid)
-        order = slice(None, None, -1) if self.newest_first else slice(None)
+        ordered = data[::-1] if self.newest_first else data
         # always a copy: a user's function may write into what it is given
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = np.array(data[order], dtype=np.float32, order="C")
-        x = x.reshape(self.channels, *data.shape[-2:])
+        x = np.empty((self.channels, *data.shape[-2:]), np.float32)
+        frames = x.reshape(data.shape)
         ok: Bool = np.asarray(valid.all(axis=0))
-        for channel in x:
-            np.logical_and(ok, np.isfinite(channel), out=ok)
-        np.copyto(x, self.fill[:, None, None], where=~ok)
+        # Strips that stay in a core's own cache: whole arrays would be fetched from
+        # memory once for every step.
+        rows = max(1, STRIP_VALUES // x[:, 0].size)
+        for y in range(0, x.shape[1], rows):
+            strip = slice(y, y + rows)
+            with np.errstate(over="ignore", invalid="ignore"):
+                frames[..., strip, :] = ordered[..., strip, :]
+            self._clean(x[:, strip], ok[strip], can_be_nan=data.dtype.kind not in "ui")
+        if self.function is not None:
+            x = self._call(x, ok)
+        return x, ok
+
+    def _clean(self, x: Float, ok: Bool, *, can_be_nan: bool) -> None:
+        """Find what is not finite, fill what is not valid, normalise; in place."""
+        if can_be_nan:
+            for channel in x:
+                np.logical_and(ok, np.isfinite(channel), out=ok)
+        if not ok.all():
+            np.copyto(x, self.fill[:, None, None], where=~ok)
         if self.mean is not None and self.std is not None:
             x -= self.mean[:, None, None]
             x /= self.std[:, None, None]
-        elif self.function is not None:
-            x = self._call(x, ok)
-        return x, ok
 
     def _check_shapes(self, data: Array, valid: Bool) -> None:
         wanted = (self.frames, self.bands)
