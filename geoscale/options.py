@@ -46,9 +46,10 @@ class Inference(BaseModel):
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", exclude=False)
     ] = "auto"
     """``cuda`` never falls back to the CPU."""
-    in_flight: Annotated[int, Field(ge=1, le=16)] = 2
+    in_flight: Annotated[int, Field(ge=1, le=16)] | None = None
     """Blocks a process works on at a time, so that reading and writing overlap
-    with inference."""
+    with inference; default: 2, but 1 where a CPU infers from local files: there
+    reading takes the network's own cores."""
 
     @property
     def is_measured(self) -> bool:

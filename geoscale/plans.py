@@ -118,6 +118,11 @@ class InferencePlan:
         assert self.inference.block is not None
         return BlockGrid(len(self.times), self.shape, self.inference.block)
 
+    @property
+    def in_flight(self) -> int:
+        """Most blocks that a process works on at a time."""
+        return self.inference.in_flight or 2
+
     @cached_property
     def lattice(self) -> Lattice:
         """Where patches lie."""
@@ -190,7 +195,7 @@ class InferencePlan:
             channels=channels,
             batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
             reserved=RESERVED_BYTES,
-            in_flight=self.inference.in_flight,
+            in_flight=self.in_flight,
         )
         shared = SHARED_BYTES if self.inference.merge == "blend" else 0
         return replace(need, cache=TILE_CACHE_BYTES + shared)
@@ -365,15 +370,17 @@ class InferencePlan:
         """Whether two plans come from one job, whatever was measured for each."""
         if self.asked is None or other.asked is None:
             return False
-        measured = {"inference", "output", "empty blocks"}
+        measured, free = (
+            {"inference", "output", "empty blocks"},
+            {"in_flight", "device"},
+        )
         ours, theirs = self.identity(), other.identity()
-        same = all(ours[k] == theirs[k] for k in ours.keys() - measured)
-        layers = {"chunk"}
-        return same and (
-            self.asked.model_dump(exclude={"in_flight", "device"})
-            == other.asked.model_dump(exclude={"in_flight", "device"})
-            and self.output.model_dump(exclude=layers)
-            == other.output.model_dump(exclude=layers)
+        return (
+            all(ours[k] == theirs[k] for k in ours.keys() - measured)
+            and self.asked.model_dump(exclude=free)
+            == other.asked.model_dump(exclude=free)
+            and self.output.model_dump(exclude={"chunk"})
+            == other.output.model_dump(exclude={"chunk"})
         )
 
 

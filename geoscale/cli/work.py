@@ -141,7 +141,7 @@ def run(
         made, output = _plan(job, measure=False)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
-        with _connect(profile, made.inference.in_flight) as client:
+        with _connect(profile, made.in_flight) as client:
             if not made.is_settled:
                 made = _settle(made, output, client, part, trust_code)
                 say(f"{made}\n", err=as_json)

@@ -111,7 +111,7 @@ def run_demo(
         plan = api.plan_job(job)
     say(f"job file: {made.job}\n\n{plan}\n")
     with _timed(made, "cluster"):
-        cluster = connect(workers, threads=plan.inference.in_flight)
+        cluster = connect(workers, threads=plan.in_flight)
         client = cluster.__enter__()
     try:
         with _timed(made, "run"):

@@ -19,6 +19,7 @@ from geoscale.models.cache import (
     loads,
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
+from geoscale.models.device import pick_device
 from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
 from geoscale.models.weights import resolve_weights
 
@@ -34,5 +35,6 @@ __all__ = [
     "list_candidates",
     "list_models",
     "loads",
+    "pick_device",
     "resolve_weights",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError, GeoscaleError, PlanError
+from geoscale.memory import keep_freed_memory
 from geoscale.models.build import freeze
 from geoscale.models.device import DeviceLostError, make_cuda_repeatable, pick_device
 from geoscale.models.parts import Parts, is_out_of_memory
@@ -79,6 +80,7 @@ class TorchPredictor:
         """Whether blocks are kept on the device; see `CanvasPredictor`."""
         if self._device.type == "cuda":
             make_cuda_repeatable()
+        self._keeps_memory = self._device.type == "cpu" and keep_freed_memory()
         self._parts = Parts(batch, self.device_name, self._release)
         self._network: Any = Scores(freeze(module).to(self._device), card).eval()
         self._network.to(memory_format=self._format)
