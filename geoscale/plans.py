@@ -366,23 +366,6 @@ class InferencePlan:
         """Whether nothing is left to be measured before the first block."""
         return self.asked is None or self.tuning is not None
 
-    def asks_the_same(self, other: InferencePlan) -> bool:
-        """Whether two plans come from one job, whatever was measured for each."""
-        if self.asked is None or other.asked is None:
-            return False
-        measured, free = (
-            {"inference", "output", "empty blocks"},
-            {"in_flight", "device"},
-        )
-        ours, theirs = self.identity(), other.identity()
-        return (
-            all(ours[k] == theirs[k] for k in ours.keys() - measured)
-            and self.asked.model_dump(exclude=free)
-            == other.asked.model_dump(exclude=free)
-            and self.output.model_dump(exclude={"chunk"})
-            == other.output.model_dump(exclude={"chunk"})
-        )
-
 
 def make_geobox(grid: Json) -> GeoBox:
     """Rebuild a geobox from ``{"crs", "transform", "shape"}``."""

@@ -74,7 +74,7 @@ def settle(
     if plan.asked is None:
         return plan
     begun = None if url is None else Journal(url).load_plan()
-    if begun is not None and begun.is_settled and plan.asks_the_same(begun):
+    if begun is not None and begun.is_settled and _asks_the_same(plan, begun):
         return dataclasses.replace(begun, live=plan.live)
     if plan.is_settled:
         return plan
@@ -93,6 +93,21 @@ def settle(
     )
     made = _replan(plan, source, chosen)
     return dataclasses.replace(made, asked=plan.asked, tuning=told, live=plan.live)
+
+
+def _asks_the_same(plan: InferencePlan, other: InferencePlan) -> bool:
+    """Whether two plans come from one job, whatever was measured for each."""
+    if plan.asked is None or other.asked is None:
+        return False
+    ours, theirs = plan.identity(), other.identity()
+    fixed = ours.keys() - {"inference", "output", "empty blocks"}
+    free = {"in_flight", "device"}
+    return (
+        all(ours[k] == theirs[k] for k in fixed)
+        and plan.asked.model_dump(exclude=free) == other.asked.model_dump(exclude=free)
+        and plan.output.model_dump(exclude={"chunk"})
+        == other.output.model_dump(exclude={"chunk"})
+    )
 
 
 def wait_for_plan(url: str, patience_s: float = 900.0) -> None:
