@@ -35,6 +35,10 @@ def main() -> None:
     print(json.dumps(make_reference(args.workload, args.size)))
 
 
+LEAST_SHARE = 0.01
+"""Share of the pixels from which a class counts as there."""
+
+
 def make_reference(workload: str, size: int) -> dict[str, Any]:
     """Class map to which the contenders' are held; kept between runs."""
     from benchmarks.peer_recipes import Network, Scene, read_whole
@@ -45,12 +49,20 @@ def make_reference(workload: str, size: int) -> dict[str, Any]:
     chosen = get_peer_workload(workload)
     kind = "dense" if chosen.card.input.patch.fixed else "whole"
     _, sha256 = resolve_weights(chosen.card)
-    path = scratch() / f"reference-{workload}-{size}-{sha256[:12]}.npy"
+    scene = chosen.items(size)
+    name = f"reference-{workload}-{scene.parent.name}-{sha256[:12]}.npy"
+    path = scratch() / name
     if not path.is_file():
         net = Network(chosen.card, allowed_cpus())
-        pixels = read_whole(Scene(chosen.items(size), size, net, path))
+        pixels = read_whole(Scene(scene, size, net, path))
         infer = infer_dense if kind == "dense" else infer_whole
         np.save(path, infer(net, pixels))
+    shares = np.bincount(np.load(path).ravel()) / size**2
+    if (shares > LEAST_SHARE).sum() < 2:
+        raise SystemExit(
+            f"the reference of {workload} is one class ({shares.round(4).tolist()}): "
+            "every contender would agree with it; use another scene"
+        )
     return {"path": str(path), "kind": kind, "what": REFERENCES[kind]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def sample() -> tuple[np.ndarray, str]:
             image = next(file[k] for k in file.files if file[k].ndim == 3)
         pixels = np.moveaxis(image, -1, 0)[:6]
         note = "Sentinel-2 L1C chip of 512 x 512 px, mirrored at its edges"
-        return (pixels * 10_000).round().clip(1, 65535).astype(np.uint16), note
+        whole = (pixels * 10_000).round().clip(1, 65535)
+        return np.ascontiguousarray(whole, np.uint16), note
     from geoscale.demo.scenes import load_pixels
 
     four = load_pixels(300)
@@ -73,17 +75,18 @@ def sample() -> tuple[np.ndarray, str]:
         "Sentinel-2 sample of 300 x 300 px from spyndex, mirrored at its edges; it has "
         "four bands, so red and nir stand in for the two SWIR bands"
     )
-    return np.concatenate([four, four[2:]]), note
+    return np.ascontiguousarray(np.concatenate([four, four[2:]])), note
 
 
 def six_band_items(size: int) -> Path:
     """Write one item of six COGs, or find it there; gives its ``items.json``."""
-    folder = scratch() / f"six-{size}"
+    pixels, note = sample()
+    # Named by its pixels: another sample, or none of the test data, is another scene.
+    folder = scratch() / f"six-{size}-{hashlib.sha256(pixels).hexdigest()[:8]}"
     path = folder / "items.json"
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    pixels, note = sample()
     for name, band in zip(BANDS, pixels, strict=True):
         _write_cog(folder / f"{name}.tif", mirror(band, size))
     path.write_text(json.dumps(describe_items(size, note)), encoding="utf-8")
@@ -230,7 +233,9 @@ def _input(bands: tuple[str, ...] = BANDS, **patch: Any) -> dict[str, Any]:
 def unet_card() -> ModelCard:
     """U-Net of segmentation_models_pytorch, efficientnet-b4, seeded weights."""
     args = {"encoder_name": "efficientnet-b4", "in_channels": 6, "classes": CLASSES}
-    path = scratch() / f"unet-b4-{SEED}.safetensors"
+    pixels, _ = sample()
+    seen = hashlib.sha256(pixels).hexdigest()[:8]  # batch norm has seen them
+    path = scratch() / f"unet-b4-{SEED}-{seen}.safetensors"
     if not path.is_file():
         _seed_unet(path, args)
     return _card(
