@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# OpenVINO reports its import over the network; geoscale stops that, but a test may
+# import OpenVINO first.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
 hypothesis.settings.register_profile(

@@ -287,7 +287,8 @@ def test_a_worker_that_dies_under_a_run_is_held_against_no_block(tmp_path):
     assert set(tally.losses) == {180}
     assert len(tally.shared) > 1  # it was in company
     assert {len(blocks) for blocks, _ in watched.pinned} == {1}
-    assert {blocks[0] for blocks, _ in watched.pinned} == set(tally.shared)
+    # a retry is pinned only where a worker is there at that moment
+    assert {blocks[0] for blocks, _ in watched.pinned} <= set(tally.shared)
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ Call = tuple[Build, str, str, int, tuple[Any, ...]]
 
 STALL_S = 600.0
 """Least time without any block after which a run is held to hang, in s."""
+FETCH_S = 20.0
+"""Longest wait for the results of tasks that have ended, in s; they are small."""
 LOOK_S = 1.0
 """Age at which the list of workers is asked for again, in s."""
 _CUT_OFF = (OSError, RuntimeError, CancelledError)
@@ -207,9 +209,11 @@ class DaskExecutor:
 
         try:
             # A result may be lost with its worker just now, and is then made again.
-            data = self._client.sync(gather, callback_timeout=self._stall_s)
+            data = self._client.sync(gather, callback_timeout=FETCH_S)
         except TimeoutError:
-            raise self._stalled(self._stall_s) from None
+            # Where the worker that makes it again dies too, that may never end: its
+            # blocks count as lost, and are run again alone.
+            data = {}
         except _CUT_OFF:
             self._check_scheduler()
             data = {}

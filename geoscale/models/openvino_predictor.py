@@ -12,6 +12,7 @@ float32; 2.0 and 1.6, 1.32 and 1.35 in bfloat16.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from pathlib import Path
@@ -298,9 +299,14 @@ def import_openvino() -> ModuleType:
     """
     # It sends an event over the network on import and at every conversion, unless its
     # telemetry package cannot be imported; there is no setting for one process.
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    return require("openvino", extra="openvino")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    found = require("openvino", extra="openvino")
+    # Whoever imported OpenVINO before let it in: what holds it gets the stub.
+    for name, module in list(sys.modules.items()):
+        if name.startswith("openvino.tools.ovc") and hasattr(module, "tm"):
+            stub = importlib.import_module("openvino.tools.ovc.telemetry_stub")
+            module.tm = stub  # type: ignore[attr-defined]
+    return found
 
 
 def check_precision(core: Any, precision: str) -> None:
