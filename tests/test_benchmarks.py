@@ -1,6 +1,7 @@
 """The benchmarks' own tools: what a figure rests on."""
 
 import json
+import time
 import urllib.request
 from collections import Counter
 
@@ -43,6 +44,7 @@ def test_the_server_waits_answers_ranges_and_counts(tmp_path):
             assert answer.status == 206
             assert answer.headers["Content-Range"] == "bytes 10-19/100"
             assert answer.read() == bytes(range(10, 20))
+        time.sleep(0.3)  # the server counts once it has sent
         assert take_stats(url) == {"requests": 1, "bytes": 10, "missing": 0}
         assert take_stats(url)["requests"] == 0
 
