@@ -11,7 +11,6 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import (
     BlockError,
-    CardError,
     GeoscaleError,
     PlanError,
     WeightsError,
@@ -19,14 +18,10 @@ from geoscale.errors import (
 )
 from geoscale.memory import allowed_cpus
 from geoscale.models.device import DeviceLostError
+from geoscale.models.held import HeldPredictor
 from geoscale.models.parts import Parts, is_out_of_memory
-from geoscale.models.ports import Port, check_ports, probe_shape
-from geoscale.models.scores import (
-    activate,
-    check_finite,
-    check_output,
-    check_patches,
-)
+from geoscale.models.ports import Port, check_ports
+from geoscale.models.scores import activate, check_output
 from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
 
 if TYPE_CHECKING:
@@ -36,8 +31,8 @@ Export = Callable[[int], bytes]
 """Patches at once → an ONNX file for so many, which gives scores."""
 
 
-class OnnxPredictor:
-    """An ONNX network held by this process; see `geoscale.types.Predictor`.
+class OnnxPredictor(HeldPredictor):
+    """An ONNX network held by this process; see `HeldPredictor`.
 
     Parameters
     ----------
@@ -70,8 +65,7 @@ class OnnxPredictor:
 
     Notes
     -----
-    When memory runs out the batch is run in equal parts, each half as large. The
-    batch of a file that fixes it cannot be halved.
+    The batch of a file that fixes it cannot be halved when memory runs out.
     """
 
     def __init__(
@@ -85,9 +79,8 @@ class OnnxPredictor:
         model_id: str = "",
         open_session: Callable[..., Any] | None = None,
     ) -> None:
-        if batch < 1:
-            raise PlanError(f"batch {batch} is below 1")
-        self._network, self._card, self._model_id = network, card, model_id
+        super().__init__(card, batch=batch, model_id=model_id)
+        self._network = network
         self._providers = _pick_providers(device)
         self._threads = threads or allowed_cpus()
         self._open_session = open_session
@@ -104,88 +97,19 @@ class OnnxPredictor:
         self._parts = Parts(fixed or batch, self.device_name, least=fixed or 1)
 
     @property
-    def batch(self) -> int:
-        """Patches per call."""
-        return self._parts.batch
-
-    @property
-    def part(self) -> int:
-        """Patches that go through the network at once, after what memory taught."""
-        return self._parts.size
-
-    @property
-    def model_id(self) -> str:
-        """sha256 of the weights file."""
-        return self._model_id
+    def runtime(self) -> str:
+        """Name of the runtime, as jobs say it."""
+        return "onnx"
 
     @property
     def device_name(self) -> str:
         """Provider that runs the network."""
         return str(self._session.get_providers()[0])
 
-    def describe(self) -> Json:
-        """Tell what may change the last bits of a result, for provenance."""
-        return {
-            "runtime": "onnx",
-            "version": require("onnxruntime", extra="onnx").__version__,
-            "device": self.device_name,
-            "device_name": self.device_name,
-            "precision": "float32",
-            "batch": self._parts.batch,
-            "part": self._parts.size,
-            "threads": self._threads,
-            "exported": not isinstance(self._network, Path),
-            "canvas": self.offers_canvas,
-            "model_id": self._model_id,
-        }
-
     def set_threads(self, count: int) -> None:
         """Limit the threads of this network; the session is opened anew."""
         self._threads = count
         self._session = self._open(self._parts.size)
-
-    def probe(self, size: int | tuple[int, int] | None = None) -> None:
-        """Run one batch of zeros, so that a wrong card fails before any pixel.
-
-        Parameters
-        ----------
-        size : int or tuple of int, (y, x), optional
-            Height and width in px; default: the card's patch.
-
-        Raises
-        ------
-        CardError
-            If the network refuses the shape or gives another one back.
-        """
-        try:
-            self.predict(np.zeros(probe_shape(self._card, size), np.float32))
-        except BlockError as err:
-            raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
-
-    def predict(self, patches: Float) -> Float:
-        """Run patches; see `geoscale.types.Predictor.predict`.
-
-        Parameters
-        ----------
-        patches : ndarray of float32, (n, channel, y, x)
-            Finite.
-
-        Returns
-        -------
-        ndarray of float32, (n, class, y, x)
-            Scores after the card's activation, finite.
-
-        Raises
-        ------
-        CardError
-            If channels or the shape of the output differ from the card's.
-        BlockError
-            If the runtime fails, gives NaN, or one patch exceeds the memory.
-        DeviceLostError
-            If the device failed for good.
-        """
-        check_patches(patches, self._card)
-        return self._parts.run(patches, self._run)
 
     def open_canvas(self, spec: CanvasSpec, data: Array, valid: Bool) -> Canvas | None:
         """Keep a block on the device; see `geoscale.types.CanvasPredictor`.
@@ -218,6 +142,14 @@ class OnnxPredictor:
             layout=torch.contiguous_format,
         )
         return open_canvas(network, spec, data, valid)
+
+    def _describe(self) -> Json:
+        return {
+            "version": require("onnxruntime", extra="onnx").__version__,
+            "threads": self._threads,
+            "exported": not isinstance(self._network, Path),
+            "canvas": self.offers_canvas,
+        }
 
     def _torch_device(self) -> tuple[str, int]:
         chosen = self._providers[0]
@@ -259,13 +191,12 @@ class OnnxPredictor:
     def _run(self, part: Float) -> Float:
         self._fit_session()
         try:
-            out = self._session.run(None, {self._input: np.ascontiguousarray(part)})[0]
+            out = self._session.run(None, {self._input: part})[0]
         except Exception as err:
             raise self._explain(err, part.shape) from err
+        # a wrong shape gets its own words before activation trips over it
         check_output(tuple(out.shape), part.shape, self._card)
-        scores = activate(np.asarray(out, np.float32), self._activation)
-        check_finite(scores, part, "float32")
-        return scores
+        return activate(np.asarray(out, np.float32), self._activation)
 
     def _explain(self, err: Exception, shape: tuple[int, ...]) -> Exception:
         """Memory ran out (halve, if the file lets us), or what cannot be mended."""

@@ -24,17 +24,15 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import (
     BlockError,
-    CardError,
     GeoscaleError,
     PlanError,
     WeightsError,
     require,
 )
 from geoscale.memory import allowed_cpus
+from geoscale.models.held import HeldPredictor, Precision
 from geoscale.models.parts import Parts, is_out_of_memory
-from geoscale.models.ports import Port, check_ports, probe_shape
-from geoscale.models.scores import check_finite, check_output, check_patches
-from geoscale.models.torch_predictor import Precision
+from geoscale.models.ports import Port, check_ports
 from geoscale.types import Float, Json
 
 if TYPE_CHECKING:
@@ -44,8 +42,8 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 
 
-class OpenvinoPredictor:
-    """A network compiled for the CPU; see `geoscale.types.Predictor`.
+class OpenvinoPredictor(HeldPredictor):
+    """A network compiled for the CPU; see `HeldPredictor`.
 
     Parameters
     ----------
@@ -87,13 +85,11 @@ class OpenvinoPredictor:
         model_id: str = "",
         core: Any = None,
     ) -> None:
-        if batch < 1:
-            raise PlanError(f"batch {batch} is below 1")
+        super().__init__(card, batch=batch, precision=precision, model_id=model_id)
         self._ov = import_openvino()
         self._core = core or self._ov.Core()
         check_precision(self._core, precision)
-        self._network, self._card, self._model_id = network, card, model_id
-        self._precision = precision
+        self._network = network
         self._threads = threads or allowed_cpus()
         self._fixed = None
         if isinstance(network, Path):
@@ -103,91 +99,33 @@ class OpenvinoPredictor:
         self._shape: tuple[int, ...] = ()
 
     @property
-    def batch(self) -> int:
-        """Patches per call."""
-        return self._parts.batch
-
-    @property
-    def part(self) -> int:
-        """Patches that go through the network at once, after what memory taught."""
-        return self._parts.size
-
-    @property
-    def model_id(self) -> str:
-        """sha256 of the weights file."""
-        return self._model_id
+    def runtime(self) -> str:
+        """Name of the runtime, as jobs say it."""
+        return "openvino"
 
     @property
     def device_name(self) -> str:
         """Name of the device for logs and locks."""
         return "cpu"
 
-    def describe(self) -> Json:
-        """Tell what may change the last bits of a result, for provenance."""
-        return {
-            "runtime": "openvino",
-            "version": self._ov.__version__,
-            "device": "cpu",
-            "device_name": str(self._core.get_property("CPU", "FULL_DEVICE_NAME")),
-            "precision": self._precision,
-            "batch": self._parts.batch,
-            "part": self._parts.size,
-            "threads": self._threads,
-            "model_id": self._model_id,
-        }
-
     def set_threads(self, count: int) -> None:
         """Limit the threads of this network; it is compiled anew."""
         self._threads, self._shape = count, ()
 
-    def probe(self, size: int | tuple[int, int] | None = None) -> None:
-        """Compile, and run a batch of zeros, before any pixel is read.
-
-        Parameters
-        ----------
-        size : int or tuple of int, (y, x), optional
-            Height and width in px; default: the card's patch.
-
-        Raises
-        ------
-        CardError
-            If the network refuses the shape or gives another one back.
-        """
-        try:
-            self.predict(np.zeros(probe_shape(self._card, size), np.float32))
-        except BlockError as err:
-            raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
-
-    def predict(self, patches: Float) -> Float:
-        """Run patches; see `geoscale.types.Predictor.predict`.
-
-        Parameters
-        ----------
-        patches : ndarray of float32, (n, channel, y, x)
-            Finite.
-
-        Returns
-        -------
-        ndarray of float32, (n, class, y, x)
-            Scores after the card's activation, finite.
-
-        Raises
-        ------
-        CardError
-            If channels or the shape of the output differ from the card's.
-        BlockError
-            If the runtime fails, gives NaN, or one patch exceeds the memory.
-        """
-        check_patches(patches, self._card)
-        return self._parts.run(patches, self._run)
+    def _describe(self) -> Json:
+        return {
+            "version": self._ov.__version__,
+            "device_name": str(self._core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "threads": self._threads,
+        }
 
     def _run(self, part: Float) -> Float:
         try:
             if part.shape != self._shape:
                 self._compile(part.shape)
             # the result is copied out of the request, which the next part overwrites
-            given = self._request.infer([np.ascontiguousarray(part)], share_inputs=True)
-            out = np.asarray(given[0], np.float32)
+            given = self._request.infer([part], share_inputs=True)
+            return np.asarray(given[0], np.float32)
         except GeoscaleError:
             raise
         except Exception as err:
@@ -199,9 +137,6 @@ class OpenvinoPredictor:
                 f"{reason[-1] if reason else err!r}",
                 phase="predict",
             ) from err
-        check_output(tuple(out.shape), part.shape, self._card)
-        check_finite(out, part, self._precision)
-        return out
 
     def _compile(self, shape: tuple[int, ...]) -> None:
         """Compile for one shape: kernels are chosen, and weights laid out, for it."""

@@ -14,13 +14,14 @@ from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, PlanError
 from geoscale.models.build import build_module
 from geoscale.models.device import pick_device
+from geoscale.models.held import Precision
 from geoscale.models.onnx_predictor import OnnxPredictor
 from geoscale.models.openvino_predictor import (
     OpenvinoPredictor,
     check_precision,
     import_openvino,
 )
-from geoscale.models.torch_predictor import Precision, TorchPredictor
+from geoscale.models.torch_predictor import TorchPredictor
 from geoscale.models.weights import resolve_weights
 
 if TYPE_CHECKING:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from geoscale.card import ModelCard
-from geoscale.errors import BlockError, CardError, GeoscaleError, PlanError
+from geoscale.errors import BlockError, GeoscaleError, PlanError
 from geoscale.memory import keep_freed_memory
 from geoscale.models.build import freeze
 from geoscale.models.device import DeviceLostError, make_cuda_repeatable, pick_device
+from geoscale.models.held import HeldPredictor, Precision
 from geoscale.models.parts import Parts, is_out_of_memory
-from geoscale.models.ports import probe_shape
-from geoscale.models.scores import check_finite, check_output, check_patches
 from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
 
 if TYPE_CHECKING:
@@ -24,11 +21,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16", "float16"]
 
-
-class TorchPredictor:
-    """A torch network held by this process; see `geoscale.types.Predictor`.
+class TorchPredictor(HeldPredictor):
+    """A torch network held by this process; see `HeldPredictor`.
 
     Parameters
     ----------
@@ -46,12 +41,6 @@ class TorchPredictor:
         sha256 of the weights.
     compiled : bool
         Let torch.compile make code for the network; `probe` then takes a minute.
-
-    Notes
-    -----
-    When memory runs out the batch is run in equal parts, each half as large,
-    padded to one shape; the size that fits is kept for good, so that the same
-    batch keeps giving the same bytes.
     """
 
     def __init__(
@@ -69,12 +58,8 @@ class TorchPredictor:
 
         from geoscale.models.graph import Scores
 
-        if batch < 1:
-            raise PlanError(f"batch {batch} is below 1")
+        super().__init__(card, batch=batch, precision=precision, model_id=model_id)
         self._device = pick_device(device)
-        self._card = card
-        self._precision = precision
-        self._model_id = model_id
         self._format = torch.channels_last
         self.offers_canvas = self._device.type == "cuda"
         """Whether blocks are kept on the device; see `CanvasPredictor`."""
@@ -92,19 +77,9 @@ class TorchPredictor:
             self._network = torch.compile(self._network, dynamic=False)
 
     @property
-    def batch(self) -> int:
-        """Patches per call."""
-        return self._parts.batch
-
-    @property
-    def part(self) -> int:
-        """Patches that go through the network at once, after what memory taught."""
-        return self._parts.size
-
-    @property
-    def model_id(self) -> str:
-        """sha256 of the weights file."""
-        return self._model_id
+    def runtime(self) -> str:
+        """Name of the runtime, as jobs say it."""
+        return "compile" if self._compiled else "torch"
 
     @property
     def device_name(self) -> str:
@@ -115,83 +90,11 @@ class TorchPredictor:
             return str(torch.cuda.get_device_name(self._device))
         return self._device.type
 
-    def describe(self) -> Json:
-        """Tell what may change the last bits of a result, for provenance."""
-        import torch
-
-        return {
-            "runtime": "compile" if self._compiled else "torch",
-            "version": torch.__version__,
-            "device": str(self._device),
-            "device_name": self.device_name,
-            "precision": self._precision,
-            "batch": self._parts.batch,
-            "part": self._parts.size,
-            "threads": torch.get_num_threads(),
-            "channels_last": True,
-            "canvas": self.offers_canvas,
-            "tf32": False,
-            "model_id": self._model_id,
-        }
-
     def set_threads(self, count: int) -> None:
         """Limit the CPU threads of torch in this whole process."""
         import torch
 
         torch.set_num_threads(count)
-
-    def probe(self, size: int | tuple[int, int] | None = None) -> None:
-        """Run zeros, so that a wrong card fails before any pixel.
-
-        One patch; a compiled network gets a whole batch, since it is compiled for
-        that one shape: now, not in the middle of a block.
-
-        Parameters
-        ----------
-        size : int or tuple of int, (y, x), optional
-            Height and width in px; default: the card's patch.
-
-        Raises
-        ------
-        CardError
-            If the network refuses the shape or gives another one back.
-        PlanError
-            If it cannot be compiled.
-        """
-        shape = probe_shape(self._card, size)
-        x = np.zeros((1, *shape[1:]), np.float32)
-        try:
-            if self._compiled:
-                self.predict(x)
-            else:
-                self._run_part(x)
-        except BlockError as err:
-            raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
-
-    def predict(self, patches: Float) -> Float:
-        """Run patches; see `geoscale.types.Predictor.predict`.
-
-        Parameters
-        ----------
-        patches : ndarray of float32, (n, channel, y, x)
-            Finite.
-
-        Returns
-        -------
-        ndarray of float32, (n, class, y, x)
-            Scores after the card's activation, finite.
-
-        Raises
-        ------
-        CardError
-            If channels or the shape of the output differ from the card's.
-        BlockError
-            If the network fails, gives NaN, or one patch exceeds the memory.
-        DeviceLostError
-            If the device failed for good.
-        """
-        check_patches(patches, self._card)
-        return self._parts.run(patches, self._run_part)
 
     def open_canvas(self, spec: CanvasSpec, data: Array, valid: Bool) -> Canvas | None:
         """Keep a block on the device; see `geoscale.types.CanvasPredictor`.
@@ -228,14 +131,32 @@ class TorchPredictor:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run_part(self, part: Float) -> Float:
+    def _describe(self) -> Json:
+        import torch
+
+        return {
+            "version": torch.__version__,
+            "device": str(self._device),
+            "threads": torch.get_num_threads(),
+            "channels_last": True,
+            "canvas": self.offers_canvas,
+            "tf32": False,
+        }
+
+    def _probe(self, patch: Float) -> None:
+        # A compiled network gets a whole batch, since it is compiled for that one
+        # shape: now, not in the middle of a block.
+        if self._compiled:
+            self.predict(patch)
+        else:
+            self._run_checked(patch)
+
+    def _run(self, part: Float) -> Float:
         import torch
 
         try:
             with torch.inference_mode():
-                x = torch.from_numpy(np.ascontiguousarray(part)).to(
-                    self._device, memory_format=self._format
-                )
+                x = torch.from_numpy(part).to(self._device, memory_format=self._format)
                 scores: Float = self._forward(x).cpu().numpy()
         except GeoscaleError:
             raise
@@ -243,8 +164,6 @@ class TorchPredictor:
             if is_out_of_memory(err):
                 raise
             raise explain_failure(err, str(self._device), part.shape) from err
-        check_output(tuple(scores.shape), part.shape, self._card)
-        check_finite(scores, part, self._precision)
         return scores
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
 from geoscale.models.cache import get_predictor, handshake
 from geoscale.models.device import name_machine, pick_device
+from geoscale.models.held import Precision
 from geoscale.models.runtimes import (
     Candidate,
     ModelSettings,
@@ -27,7 +28,6 @@ from geoscale.models.runtimes import (
     list_candidates,
     pick_batch,
 )
-from geoscale.models.torch_predictor import Precision
 from geoscale.models.weights import cache_dir, resolve_weights
 from geoscale.patches import reflect_index
 from geoscale.storage import Folder
