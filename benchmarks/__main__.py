@@ -22,6 +22,7 @@ NAMES = (
     "readers",
     "scaling",
     "curve",
+    "strides",
 )
 
 

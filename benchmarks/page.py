@@ -59,6 +59,7 @@ def write_page(results: Path = RESULTS) -> Path:
     text = "\n".join(lines)
     if results != RESULTS:
         text = text.replace("](results/", "](")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.rstrip() + "\n", encoding="utf-8")
     return path
 

@@ -189,5 +189,6 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "readers": ("Readers", readers),
     "scaling": ("Scaling", scaling),
     "curve": ("Cost curve", curve),
+    "strides": ("Strides", readers),
     "profile": ("Profile", profile),
 }

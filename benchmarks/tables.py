@@ -52,6 +52,12 @@ imagery, three bands) and deleted after. The network is one 1 x 1 convolution, s
 seconds and memory are geoscale's. Seconds should lie on a straight line; peak memory
 should not grow once there are more blocks than are worked on at a time.
 """,
+    "strides": """
+The cloud network on its own scene and label, at several strides of its patches of
+256 px, each over several cuts of the scene, so that patches fall elsewhere. Kappa is
+against the label; a seam is as among the peers. The default stride of blended patches
+rests on this table.
+""",
     "profile": """
 py-spy samples an end-to-end run whose network is loaded before. Samples count for the
 innermost function of geoscale on the stack; waiting threads do not count.

@@ -190,7 +190,7 @@ def pick_in_flight(plan: InferencePlan, client: Client | None) -> int:
 
     Overlapping hides waiting for a network, a disk or a GPU. On a CPU with local
     files there is little of it, and the threads of a layer wait for each other when
-    another block takes a core: on two cores one block at a time was 5 to 13 % faster.
+    another block takes a core.
 
     Parameters
     ----------

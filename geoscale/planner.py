@@ -174,9 +174,8 @@ def _default_stride(patch: int, merge: str, needs: Patch) -> int:
     if merge == "crop":
         ring = round_up(needs.halo or patch // 8, step)
         return max(step, (patch - 2 * ring) // step * step)
-    # An eleventh: over seven shifts of the cloud model's scene, strides of 203, 217,
-    # 229, 233 and 241 of 256 px gave kappas of 0.812 to 0.813 and mean worst seams of
-    # 1.96, 1.76, 1.62, 1.47 and 1.64: more overlap costs time and mends nothing.
+    # An eleventh: more overlap costs time and mends nothing on the cloud model's
+    # scene, none shows in accuracy and seams; `python -m benchmarks strides`.
     stride = max(step, (patch - patch // 11) // step * step)
     # Odd where it may be: neighbouring patches then meet strided layers at
     # different phases, and blending averages what a single phase would imprint.

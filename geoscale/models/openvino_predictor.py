@@ -1,13 +1,8 @@
 """OpenvinoPredictor: a torch or ONNX network on this machine's CPU, by OpenVINO.
 
-Measured on two cores of an AMD EPYC (Zen 5) that other work shared, Mpx/s in float32
-and bfloat16. U-Net with efficientnet-b4 at 512 px: torch 0.41 and 0.60, ONNX Runtime
-1.04, OpenVINO 2.3 and 2.5. A small U-Net at 568 px: torch 0.29 and 0.43, ONNX Runtime
-1.73, OpenVINO 1.71 and 5.0. `torch.compile(backend="openvino")`, on the same machine
-when it was busier, gave 0.15 and 0.28 where `convert_model` gave 0.96 and 0.70 (in
-float32, the larger and the smaller U-Net): hence the latter. With one stream the hints
-LATENCY and THROUGHPUT gave the same within the noise: 0.96 and 1.20, 0.71 and 0.72 in
-float32; 2.0 and 1.6, 1.32 and 1.35 in bfloat16.
+`convert_model` and one stream: torch.compile's backend for OpenVINO keeps torch's own
+layout and gained little, and with one stream the performance hints do not differ.
+What it gives on a machine is measured there: `runtime: auto`.
 """
 
 from __future__ import annotations

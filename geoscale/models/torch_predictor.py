@@ -72,8 +72,7 @@ class TorchPredictor(HeldPredictor):
         self._compiled = compiled
         self._shapes: set[tuple[int, ...]] = set()
         if compiled:
-            # Static shapes: a batch is filled up, so there is one. `freezing` was
-            # slower on a U-Net (0.20 against 0.40 Mpx/s) and took twice as long.
+            # static shapes: a batch is filled up, so there is one
             self._network = torch.compile(self._network, dynamic=False)
 
     @property

@@ -16,6 +16,7 @@ import numpy as np
 from geoscale.errors import ReadError, SourceError
 from geoscale.sources.axes import Planes, read_planes
 from geoscale.sources.calibration import (
+    SAY_SCALE,
     Calibration,
     Gain,
     Units,
@@ -330,7 +331,6 @@ def _gains(layout: Layout) -> list[Gain]:
         gains.append(in_units(scale or 1.0, offset, wanted))
     if missing:
         raise SourceError(
-            f"no scale is known for `{'`, `'.join(missing)}`; set imagery.scale (and "
-            "imagery.offset), or imagery.scale: 1 if the values are reflectance already"
+            f"no scale is known for `{'`, `'.join(missing)}`; {SAY_SCALE}"
         )
     return gains

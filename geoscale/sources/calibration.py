@@ -27,6 +27,11 @@ S2_SCALE = 1e-4
 S2_OFFSET = -0.1
 """Added to reflectance from baseline 04.00 on (25 January 2022)."""
 
+SAY_SCALE = (
+    "set imagery.scale (and imagery.offset): 0.0001 for what Sentinel-2 and HLS store, "
+    "or 1 if the values are reflectance already"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -103,10 +108,7 @@ def find_gains(
         gains.append(found)
     if missing:
         named = ", ".join(f"`{band}` ({n} items)" for band, n in missing.items())
-        raise SourceError(
-            f"no scale is known for {named}; set imagery.scale (and imagery.offset), "
-            "or imagery.scale: 1 if the values are reflectance already"
-        )
+        raise SourceError(f"no scale is known for {named}; {SAY_SCALE}")
     return gains
 
 
