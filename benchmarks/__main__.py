@@ -23,6 +23,7 @@ NAMES = (
     "scaling",
     "curve",
     "strides",
+    "heap",
 )
 
 

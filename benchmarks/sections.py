@@ -190,5 +190,6 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "scaling": ("Scaling", scaling),
     "curve": ("Cost curve", curve),
     "strides": ("Strides", readers),
+    "heap": ("Heap", readers),
     "profile": ("Profile", profile),
 }

@@ -58,6 +58,11 @@ The cloud network on its own scene and label, at several strides of its patches 
 against the label; a seam is as among the peers. The default stride of blended patches
 rests on this table.
 """,
+    "heap": """
+A torch network on batches of random pixels, on all cores, in a process of its own: once
+with freed memory kept for the next layer (the default of geoscale on a CPU), once as
+the C library does it (`GEOSCALE_MALLOC=system`, and as every peer runs).
+""",
     "profile": """
 py-spy samples an end-to-end run whose network is loaded before. Samples count for the
 innermost function of geoscale on the stack; waiting threads do not count.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +13,6 @@ blocks share of six 16 bit bands over some 20,000 px."""
 SHARED_BYTES = 128 * 2**20
 """Scores of patches between blocks that a process keeps where patches are blended,
 in bytes: a row of 256 px patches with five classes over some 15,000 px."""
-
-
-_KEPT_BYTES = 2**29
-"""Arrays up to this size are kept, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,33 +234,3 @@ def _cgroup_folders(root: str, own: str) -> list[Path]:
     paths = [line.split(":", 2)[2] for line in lines if line.startswith("0::")]
     folders = [base / path.lstrip("/") for path in paths]
     return [p for f in folders for p in (f, *f.parents) if p.is_relative_to(base)]
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Keep what torch frees on a CPU in this process, for the next layer to take.
-
-    glibc maps a large array anew each time and gives it back when it is freed, so
-    that every layer of a network pays for fresh pages: a third to a half of a U-Net's
-    time. This makes all threads take from one heap that does not shrink. Only with
-    ``GEOSCALE_MALLOC=keep``: such a heap frays, and over 500 blocks a process grew
-    from 1.55 to 1.83 GB. Nothing happens where the C library is another.
-
-    Returns
-    -------
-    bool
-        Whether it was done.
-
-    References
-    ----------
-    .. [1] mallopt(3): M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX.
-    """
-    if os.environ.get("GEOSCALE_MALLOC") != "keep" or sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    trim, mapped, arenas = -1, -3, -8
-    settings = ((mapped, _KEPT_BYTES), (trim, 2**31 - 1), (arenas, 1))
-    return all(mallopt(name, value) for name, value in settings)

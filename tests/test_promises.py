@@ -100,7 +100,18 @@ def test_the_measured_peak_is_at_most_the_projection(
 def test_memory_is_flat_over_500_blocks():
     # allocator and runtime take 150 to 200 blocks to reach their working set
     found = measure(CARD, 768, 192, "crop", "classes,confidence", 2, 700)
-    rss = np.array(found["rss"][200:], float)
-    slope = np.polyfit(np.arange(len(rss)), rss, 1)[0]
-    print(f"{slope / 1e3:.1f} kB a block, around {rss.mean() / 1e6:.0f} MB")
-    assert slope * len(rss) < 0.02 * rss.mean()
+    held = np.array(found["held"][3:], float)
+    leaked, objects = (
+        np.polyfit(np.arange(len(x)), x, 1)[0] / 50
+        for x in (held, found["objects"][3:])
+    )
+    early, late = (max(found["rss"][k : k + 250]) for k in (200, 450))
+    print(
+        f"{leaked:.0f} bytes, {objects:.1f} objects a block; "
+        f"peaks {early / 1e6:.0f}, {late / 1e6:.0f} MB"
+    )
+    # a leak of 2 kB a block shows in what is held, a heap that frays in the peaks
+    assert leaked < 2000
+    assert objects < 20
+    assert late <= 1.05 * early
+    assert late <= found["projected"]

@@ -3,15 +3,6 @@
 Importing this room imports none of them: they come with the first predictor.
 """
 
-import os
-
-# Large activations are mapped anew for every layer, a page at a time: on a CPU that
-# is a third to a half of a U-Net's time (0.26 and 0.15 s for 568 px with and without
-# huge pages). But memory then creeps up, by some 40 to 70 kB a block, so it is opt-in,
-# as in `geoscale.memory.keep_freed_memory`. torch reads this at its first allocation.
-if os.environ.get("GEOSCALE_MALLOC") == "keep":
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
 from geoscale.models.cache import (
     clear,
     device_lock,

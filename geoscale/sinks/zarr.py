@@ -10,6 +10,7 @@ no moment at which a duplicate writer could find the key missing.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,6 +57,8 @@ class ZarrSink:
         self.template = template
         self._folder: Folder | None = None
         self._metadata: dict[str, bytes] = {}
+        self._layout: dict[str, bytes] = {}
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Send the URL and the template only; a worker opens its own store."""
@@ -78,7 +81,7 @@ class ZarrSink:
         StoppedError
             If there is no room or no right to write.
         """
-        objects = lay_out(self.template)
+        objects = self._objects()
         names = self.folder.names()
         root = parse_json(self.folder.get(ROOT)) if ROOT in names else None
         if root is None:
@@ -97,7 +100,7 @@ class ZarrSink:
         `create` mends what this lists, unless the file still reads as metadata.
         """
         bad = []
-        for name, wanted in lay_out(self.template).items():
+        for name, wanted in self._objects().items():
             found = self.folder.get(name)
             if name.endswith(ROOT):
                 old, new = parse_json(found) or {}, parse_json(wanted) or {}
@@ -199,6 +202,12 @@ class ZarrSink:
         """
         consolidate(self.folder, attrs or {})
 
+    def _objects(self) -> dict[str, bytes]:
+        # Making them takes longer than storing a block does.
+        if not self._layout:
+            self._layout = lay_out(self.template)
+        return self._layout
+
     def _refuse_foreign(self, names: list[str], objects: Mapping[str, bytes]) -> None:
         foreign = [n for n in names if not self._is_ours(n, objects)]
         if foreign:
@@ -231,7 +240,7 @@ class ZarrSink:
                 )
 
     def _refuse_drift(self, layer: Layer, found: Json) -> None:
-        wanted = parse_json(lay_out(self.template)[f"{layer.name}/{ROOT}"]) or {}
+        wanted = parse_json(self._objects()[f"{layer.name}/{ROOT}"]) or {}
         for name in _DECIDING:
             if found.get(name) != wanted[name]:
                 raise SinkError(
@@ -299,19 +308,22 @@ class ZarrSink:
         return digest_bytes(shard)
 
     def _array_metadata(self, layer: Layer) -> bytes:
-        # As `create` stored it, so that every worker encodes alike; two threads
-        # that both read it find the same bytes.
-        if layer.name not in self._metadata:
-            data = self.folder.get(f"{layer.name}/{ROOT}")
-            parsed = parse_json(data)
-            if data is None or parsed is None:
-                raise SinkError(
-                    f"output {redact(self.url)} has no array `{layer.name}`; call "
-                    "`create` before blocks are written"
-                )
-            self._refuse_drift(layer, parsed)
-            self._metadata[layer.name] = data
-        return self._metadata[layer.name]
+        # As `create` stored it, so that every worker encodes alike.
+        with self._lock:
+            if layer.name not in self._metadata:
+                self._metadata[layer.name] = self._load_metadata(layer)
+            return self._metadata[layer.name]
+
+    def _load_metadata(self, layer: Layer) -> bytes:
+        data = self.folder.get(f"{layer.name}/{ROOT}")
+        parsed = parse_json(data)
+        if data is None or parsed is None:
+            raise SinkError(
+                f"output {redact(self.url)} has no array `{layer.name}`; call "
+                "`create` before blocks are written"
+            )
+        self._refuse_drift(layer, parsed)
+        return data
 
 
 def _short(value: Any) -> str:

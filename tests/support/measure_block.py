@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -13,6 +15,32 @@ import tempfile
 
 import numpy as np
 import psutil
+
+REST = 50
+"""Blocks after which what the process holds is noted."""
+
+
+class Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc; see mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def count_held_bytes() -> int:
+    """Bytes that were allocated and not freed; 0 where the C library is another."""
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo.restype = Mallinfo
+    told = mallinfo()
+    return int(told.uordblks + told.hblkhd)
 
 
 def main() -> None:
@@ -42,10 +70,16 @@ def main() -> None:
         start = psutil.Process(os.getpid()).memory_info().rss
         numbers = [int(n) for n in plan.numbers()]
         numbers = (numbers * (1 + int(blocks) // len(numbers)))[: int(blocks)]
-        rss = []
-        for outcome in LoopExecutor(kernel, int(in_flight)).execute(numbers):
-            assert outcome.ok, outcome.error
-            rss.append(psutil.Process(os.getpid()).memory_info().rss)
+        rss, held, objects = [], [], []
+        for first in range(0, len(numbers), REST):
+            group = numbers[first : first + REST]
+            for outcome in LoopExecutor(kernel, int(in_flight)).execute(group):
+                assert outcome.ok, outcome.error
+                rss.append(psutil.Process(os.getpid()).memory_info().rss)
+            # no block is worked on now: what is held stays for good
+            gc.collect()
+            held.append(count_held_bytes())
+            objects.append(sys.getallocatedblocks())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     need = plan.memory()
     print(
@@ -57,6 +91,8 @@ def main() -> None:
                 "projected": need.total,
                 "reserved": need.reserved,
                 "rss": rss,
+                "held": held,
+                "objects": objects,
             }
         )
     )
