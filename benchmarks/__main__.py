@@ -24,6 +24,7 @@ NAMES = (
     "curve",
     "strides",
     "heap",
+    "shards",
 )
 
 

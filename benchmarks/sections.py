@@ -191,5 +191,6 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "curve": ("Cost curve", curve),
     "strides": ("Strides", readers),
     "heap": ("Heap", readers),
+    "shards": ("Shards", readers),
     "profile": ("Profile", profile),
 }

@@ -63,6 +63,10 @@ A torch network on batches of random pixels, on all cores, in a process of its o
 with freed memory kept for the next layer (the default of geoscale on a CPU), once as
 the C library does it (`GEOSCALE_MALLOC=system`, and as every peer runs).
 """,
+    "shards": """
+One block of a layer to the bytes of one shard, by geoscale's encoder on all cores and
+through a zarr array in memory; both are read by zarr.
+""",
     "profile": """
 py-spy samples an end-to-end run whose network is loaded before. Samples count for the
 innermost function of geoscale on the stack; waiting threads do not count.

@@ -6,6 +6,7 @@ here decides what a worker may write, which is `geoscale.sinks.zarr`.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoscale.errors import OutputError
+from geoscale.sinks.shards import ZSTD_LEVEL
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
-from geoscale.windows import Window
 from geoscale.words import redact
 
 if TYPE_CHECKING:
@@ -26,44 +27,6 @@ ROOT = "zarr.json"
 """Key of a node's metadata."""
 STATE = ("geoscale", ".geoscale", "_geoscale")
 """How names begin that the engine keeps beside the arrays."""
-
-
-def encode_shard(
-    metadata: bytes, time: int, window: Window, data: Array
-) -> bytes | None:
-    """Encode one shard without touching any store.
-
-    Parameters
-    ----------
-    metadata : bytes
-        The array's ``zarr.json``.
-    time : int
-        Number of the time step.
-    window : Window
-        Pixels of the shard, clipped to the array.
-    data : ndarray, (y, x) or (class, y, x)
-        Its pixels, in the array's dtype.
-
-    Returns
-    -------
-    bytes or None
-        The object to store; None where all of it is the fill value.
-    """
-    import zarr
-    from zarr.core.buffer.cpu import Buffer
-    from zarr.storage import MemoryStore
-
-    # A store of its own for every call: threads share nothing but zarr's loop.
-    objects: dict[str, Any] = {f"a/{ROOT}": Buffer.from_bytes(metadata)}
-    array = zarr.open_array(
-        MemoryStore(objects), path="a", mode="r+", zarr_format=3
-    ).with_config({"write_empty_chunks": False})
-    rows, columns = slice(window.y0, window.y1), slice(window.x0, window.x1)
-    array[time, ..., rows, columns] = data
-    shards = [value for key, value in objects.items() if key.startswith("a/c/")]
-    if len(shards) > 1:
-        raise AssertionError(f"block {window.as_tuple()} spans {len(shards)} shards")
-    return bytes(shards[0].to_bytes()) if shards else None
 
 
 def read_part(array: Any, where: tuple[Any, ...]) -> Array:
@@ -108,6 +71,13 @@ def lay_out(template: OutputTemplate) -> dict[str, bytes]:
     dict
         Key → bytes: ``zarr.json`` of the group and its arrays, coordinates.
     """
+    # Several sinks of one output ask, and making them takes longer than a block.
+    return dict(_lay_out(json.dumps(template.to_dict(), sort_keys=True)))
+
+
+@functools.lru_cache(maxsize=8)
+def _lay_out(spec: str) -> Mapping[str, bytes]:
+    template = OutputTemplate.from_dict(json.loads(spec))
     import zarr
     from zarr.codecs import ZstdCodec
     from zarr.storage import MemoryStore
@@ -117,7 +87,7 @@ def lay_out(template: OutputTemplate) -> dict[str, bytes]:
         MemoryStore(objects), zarr_format=3, attributes=template.root_attrs()
     )
     # The default codec has no checksum: one flipped bit would read as data.
-    codec = ZstdCodec(level=3, checksum=True)
+    codec = ZstdCodec(level=ZSTD_LEVEL, checksum=True)
     for layer in template.layers:
         shape, shard, chunk = cut_shards(template, layer)
         dims = ("time", "class", "y", "x") if layer.classes else ("time", "y", "x")

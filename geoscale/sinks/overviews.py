@@ -275,10 +275,15 @@ def write_part(part: Part) -> dict[str, str | None]:
     place, time, core = part
     template, arrays, sink = _open_level(*place)
     at = (time, Window(*core))
-    block = {
-        layer.name: _reduce(arrays[layer.name], layer, at, template)
-        for layer in template.layers
-    }
+    # layers side by side: the coarse levels are a single part each
+    with ThreadPoolExecutor(allowed_cpus(), thread_name_prefix="layers") as pool:
+        made = pool.map(
+            lambda layer: _reduce(arrays[layer.name], layer, at, template),
+            template.layers,
+        )
+        block = {
+            layer.name: done for layer, done in zip(template.layers, made, strict=True)
+        }
     return sink.write(time, Window(*core), block)
 
 

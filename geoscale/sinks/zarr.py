@@ -21,11 +21,11 @@ from geoscale.sinks.layout import (
     ROOT,
     STATE,
     consolidate,
-    encode_shard,
     lay_out,
     parse_json,
     template_dict,
 )
+from geoscale.sinks.shards import encode_shard
 from geoscale.storage import Folder, digest_bytes, explain_os_error
 from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
@@ -56,8 +56,7 @@ class ZarrSink:
         self.url = str(url).rstrip("/")
         self.template = template
         self._folder: Folder | None = None
-        self._metadata: dict[str, bytes] = {}
-        self._layout: dict[str, bytes] = {}
+        self._checked: set[str] = set()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -81,7 +80,7 @@ class ZarrSink:
         StoppedError
             If there is no room or no right to write.
         """
-        objects = self._objects()
+        objects = lay_out(self.template)
         names = self.folder.names()
         root = parse_json(self.folder.get(ROOT)) if ROOT in names else None
         if root is None:
@@ -100,7 +99,7 @@ class ZarrSink:
         `create` mends what this lists, unless the file still reads as metadata.
         """
         bad = []
-        for name, wanted in self._objects().items():
+        for name, wanted in lay_out(self.template).items():
             found = self.folder.get(name)
             if name.endswith(ROOT):
                 old, new = parse_json(found) or {}, parse_json(wanted) or {}
@@ -147,8 +146,9 @@ class ZarrSink:
         """
         self._check_place(time, core)
         self._check_layers(core, layers)
+        self._check_arrays()
         return {
-            key: self._put_shard(key, layer, (time, part), layers[layer.name], core)
+            key: self._put_shard(key, layer, part, layers[layer.name], core)
             for layer in self.template.layers
             for part, key in self._iter_shards(layer, time, core)
         }
@@ -202,12 +202,6 @@ class ZarrSink:
         """
         consolidate(self.folder, attrs or {})
 
-    def _objects(self) -> dict[str, bytes]:
-        # Making them takes longer than storing a block does.
-        if not self._layout:
-            self._layout = lay_out(self.template)
-        return self._layout
-
     def _refuse_foreign(self, names: list[str], objects: Mapping[str, bytes]) -> None:
         foreign = [n for n in names if not self._is_ours(n, objects)]
         if foreign:
@@ -240,7 +234,7 @@ class ZarrSink:
                 )
 
     def _refuse_drift(self, layer: Layer, found: Json) -> None:
-        wanted = parse_json(self._objects()[f"{layer.name}/{ROOT}"]) or {}
+        wanted = parse_json(lay_out(self.template)[f"{layer.name}/{ROOT}"]) or {}
         for name in _DECIDING:
             if found.get(name) != wanted[name]:
                 raise SinkError(
@@ -294,12 +288,14 @@ class ZarrSink:
                 yield part, "/".join([layer.name, "c", *map(str, index)])
 
     def _put_shard(
-        self, key: str, layer: Layer, at: tuple[int, Window], data: Array, core: Window
+        self, key: str, layer: Layer, part: Window, data: Array, core: Window
     ) -> str | None:
-        time, part = at
         rows, columns = part.within(core)
         shard = encode_shard(
-            self._array_metadata(layer), time, part, data[..., rows, columns]
+            data[..., rows, columns],
+            layer.fill_value,
+            block_px=self.template.block_px,
+            chunk_px=self.template.chunk_px,
         )
         if shard is None:
             self.drop(key)
@@ -307,23 +303,22 @@ class ZarrSink:
         self.folder.put(key, shard)
         return digest_bytes(shard)
 
-    def _array_metadata(self, layer: Layer) -> bytes:
-        # As `create` stored it, so that every worker encodes alike.
+    def _check_arrays(self) -> None:
+        """Look once whether the store is laid out as shards are encoded here."""
         with self._lock:
-            if layer.name not in self._metadata:
-                self._metadata[layer.name] = self._load_metadata(layer)
-            return self._metadata[layer.name]
+            for layer in self.template.layers:
+                if layer.name not in self._checked:
+                    self._check_array(layer)
+                    self._checked.add(layer.name)
 
-    def _load_metadata(self, layer: Layer) -> bytes:
-        data = self.folder.get(f"{layer.name}/{ROOT}")
-        parsed = parse_json(data)
-        if data is None or parsed is None:
+    def _check_array(self, layer: Layer) -> None:
+        parsed = parse_json(self.folder.get(f"{layer.name}/{ROOT}"))
+        if parsed is None:
             raise SinkError(
                 f"output {redact(self.url)} has no array `{layer.name}`; call "
                 "`create` before blocks are written"
             )
         self._refuse_drift(layer, parsed)
-        return data
 
 
 def _short(value: Any) -> str:

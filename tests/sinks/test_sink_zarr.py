@@ -266,7 +266,7 @@ def test_only_url_and_template_travel(kit, sink):
     assert len(data) < 4000
     twin = pickle.loads(data)
     assert twin._folder is None
-    assert twin._metadata == {}
+    assert twin._checked == set()
     assert twin.url == sink.url
 
 
