@@ -18,6 +18,7 @@ from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_from_spec
+from geoscale.spread import limit_threads
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
 from geoscale.types import Bool, Sink, Source
@@ -86,7 +87,7 @@ def make_kernel(
     trust_code : bool
         Allow Python code that the card names outside known packages.
     threads : int, optional
-        CPU threads of the model's runtime.
+        CPU threads of the model's runtime, and of what is done around it.
 
     Returns
     -------
@@ -109,6 +110,8 @@ def make_kernel(
     # The code is hashed before it runs, the weights before they load.
     check_code(plan)
     predictor = get_predictor(plan.card, settings)
+    if threads is not None:
+        limit_threads(threads)
     return Kernel(
         plan=plan,
         source=source_from_spec(plan.source) if source is None else source,

@@ -351,7 +351,7 @@ def _overviews(journal: Journal, url: str, client: Client | None) -> Json:
         return dict(final["overviews"])
     if client is None:
         return dict(write_overviews(url))
-    return dict(write_overviews(url, spread=partial(_spread, client)))
+    return dict(write_overviews(url, hand_out=partial(_spread, client)))
 
 
 def _spread(

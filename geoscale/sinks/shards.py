@@ -12,21 +12,16 @@ References
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import numpy as np
 
-from geoscale.memory import allowed_cpus
+from geoscale.spread import WORTH_BYTES, spread
 from geoscale.types import Array
 
 ZSTD_LEVEL = 3
 _ABSENT = np.uint64(2**64 - 1)
 """Offset and length of a chunk that is all fill value, and so not stored."""
-_POOLED_BYTES = 2**18
-"""A shard of fewer bytes is not worth a thread."""
 
 
 def encode_shard(
@@ -60,7 +55,8 @@ def encode_shard(
     if not chunks:
         return None
     parts, at = [], 0
-    for number, part in zip(numbers, _compress(chunks, data.nbytes), strict=True):
+    compress = spread if data.nbytes >= WORTH_BYTES else map
+    for number, part in zip(numbers, compress(_zstd, chunks), strict=True):
         index[number] = at, len(part)
         parts.append(part)
         at += len(part)
@@ -95,22 +91,10 @@ def _is_all(part: Array, value: np.generic) -> bool:
     return bool(part[0, 0] == value and (part == value).all())
 
 
-def _compress(chunks: list[Array], nbytes: int) -> Iterable[bytes]:
-    if nbytes < _POOLED_BYTES or len(chunks) == 1 or allowed_cpus() == 1:
-        return map(_zstd, chunks)
-    return _pool(os.getpid()).map(_zstd, chunks)
-
-
 def _zstd(chunk: Array) -> bytes:
     from numcodecs.zstd import Zstd
 
     return bytes(Zstd(level=ZSTD_LEVEL, checksum=True).encode(chunk))
-
-
-@functools.cache
-def _pool(_process: int) -> ThreadPoolExecutor:
-    # by process: the threads of a parent are not there after a fork
-    return ThreadPoolExecutor(allowed_cpus(), thread_name_prefix="geoscale-encode")
 
 
 def _crc32c(data: bytes) -> bytes:

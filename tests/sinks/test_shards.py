@@ -63,10 +63,10 @@ def test_zarr_reads_back_what_was_given(  # noqa: PLR0917
 
 
 def test_a_large_shard_in_threads_is_the_same_as_one_by_one(monkeypatch):
-    data = np.random.default_rng(0).integers(0, 9, (600, 700)).astype("uint8")
-    pooled = encode_shard(data, 255, block_px=768, chunk_px=128)
-    monkeypatch.setattr("geoscale.sinks.shards._POOLED_BYTES", 2**40)
-    assert encode_shard(data, 255, block_px=768, chunk_px=128) == pooled
+    data = np.random.default_rng(0).integers(0, 9, (900, 700)).astype("uint8")
+    pooled = encode_shard(data, 255, block_px=1024, chunk_px=128)
+    monkeypatch.setattr("geoscale.sinks.shards.WORTH_BYTES", 2**40)
+    assert encode_shard(data, 255, block_px=1024, chunk_px=128) == pooled
 
 
 def test_a_flipped_bit_is_seen_by_zarr():
