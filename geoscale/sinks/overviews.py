@@ -242,7 +242,8 @@ def _mean_of_bytes(data: Array) -> Array:
     pairs = np.add(data[0::2], data[1::2], dtype=np.uint16)
     total = pairs[:, 0::2] + pairs[:, 1::2]
     odd = (total >> 2) & 1
-    return ((total + 1 + odd) >> 2).astype(np.uint8)
+    mean: Array = ((total + 1 + odd) >> 2).astype(np.uint8)
+    return mean
 
 
 def _method(layer: Layer) -> str:
