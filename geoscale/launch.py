@@ -19,7 +19,7 @@ from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
-from geoscale.models import handshake, pick_device, resolve_weights
+from geoscale.models import handshake, name_kind, resolve_weights
 from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
@@ -209,7 +209,7 @@ def pick_in_flight(plan: InferencePlan, client: Client | None) -> int:
     is_here = client is None or count_local_workers(client) > 0
     first = next(iter(plan.source.get("items", ())), plan.source)
     is_remote = "://" in json.dumps(first, default=str)
-    if is_here and not is_remote and pick_device(plan.inference.device).type == "cpu":
+    if is_here and not is_remote and name_kind(plan.inference.device) == "cpu":
         return 1
     return plan.in_flight
 

@@ -11,7 +11,7 @@ from geoscale.models.cache import (
     loads,
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
-from geoscale.models.device import pick_device
+from geoscale.models.device import name_kind, pick_device
 from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
 from geoscale.models.weights import resolve_weights
 
@@ -27,6 +27,7 @@ __all__ = [
     "list_candidates",
     "list_models",
     "loads",
+    "name_kind",
     "pick_device",
     "resolve_weights",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import platform
 from pathlib import Path
@@ -71,6 +72,40 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise PlanError(f"device `{name}` is not supported; use cpu, cuda, mps or auto")
     return device
+
+
+def name_kind(name: str) -> str:
+    """Tell ``cpu``, ``cuda`` or ``mps``; importing torch only where it is needed.
+
+    Parameters
+    ----------
+    name : str
+        As for `pick_device`.
+
+    Returns
+    -------
+    str
+        Kind of the device that `pick_device` gives.
+
+    Raises
+    ------
+    PlanError
+        If it is absent.
+    """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    return str(pick_device(name).type)
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver that torch could use is installed: CUDA's, ROCm's, Apple's."""
+    if platform.system() != "Linux" or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def make_cuda_repeatable() -> None:

@@ -225,8 +225,8 @@ class OnnxPredictor(HeldPredictor):
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # spinning threads starve the readers that run beside the model
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # spinning between two runs would starve the readers beside the model
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         network = self._network
         make = self._open_session or ort.InferenceSession

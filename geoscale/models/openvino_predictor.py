@@ -1,8 +1,7 @@
 """OpenvinoPredictor: a torch or ONNX network on this machine's CPU, by OpenVINO.
 
-`convert_model` and one stream: torch.compile's backend for OpenVINO keeps torch's own
-layout and gained little, and with one stream the performance hints do not differ.
-What it gives on a machine is measured there: `runtime: auto`.
+By `convert_model`: torch.compile's backend for OpenVINO keeps torch's own layout. What
+it gives on a machine is measured there: `runtime: auto`.
 """
 
 from __future__ import annotations

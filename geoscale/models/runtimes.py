@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, PlanError
 from geoscale.models.build import build_module
-from geoscale.models.device import pick_device
+from geoscale.models.device import name_kind, pick_device
 from geoscale.models.held import Precision
 from geoscale.models.onnx_predictor import OnnxPredictor
 from geoscale.models.openvino_predictor import (
@@ -33,7 +33,7 @@ Runtime = Literal["torch", "compile", "openvino", "onnx"]
 AnyPredictor = TorchPredictor | OnnxPredictor | OpenvinoPredictor
 
 _MAX_BATCH = 64
-_BATCH_PX = {"cpu": 512 * 512, "cuda": 2048 * 2048, "mps": 1024 * 1024}
+_BATCH_PX = {"cpu": 2 * 256 * 256, "cuda": 2048 * 2048, "mps": 1024 * 1024}
 
 
 # package → extra of geoscale, by runtime; torch is always there
@@ -111,7 +111,7 @@ def list_candidates(
     PlanError
         If the device is absent.
     """
-    kind = "cpu" if device == "cpu" else pick_device(device).type
+    kind = name_kind(device)
     found = []
     for runtime in get_args(Runtime):
         for precision in get_args(Precision):
@@ -156,7 +156,7 @@ def pick_batch(patch: int, device: str) -> int:
     Examples
     --------
     >>> pick_batch(256, "cpu"), pick_batch(512, "cpu"), pick_batch(256, "cuda")
-    (4, 1, 64)
+    (2, 1, 64)
     """
     pixels = _BATCH_PX.get(device.partition(":")[0], _BATCH_PX["cpu"])
     fits = pixels // (patch * patch)

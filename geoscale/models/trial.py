@@ -19,7 +19,7 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
 from geoscale.models.cache import get_predictor, handshake
-from geoscale.models.device import name_machine, pick_device
+from geoscale.models.device import name_kind, name_machine
 from geoscale.models.held import Precision
 from geoscale.models.runtimes import (
     Candidate,
@@ -190,7 +190,7 @@ class _Bench:
     def __init__(self, trial: Trial, patches: Float) -> None:
         self._trial, self._patches = trial, patches
         self._began = time.perf_counter()
-        self._kind = pick_device(trial.device).type
+        self._kind = name_kind(trial.device)
         path, _ = resolve_weights(trial.card, expected_sha256=trial.weights_sha256)
         every = list_candidates(trial.card, path, trial.device)
         plain = [c for c in every if c.precision == "float32"]
