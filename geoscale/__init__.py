@@ -30,7 +30,8 @@ _FACE = {
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
-    "RunReport": "geoscale.launch",
+    "RunReport": "geoscale.ending",
+    "Stop": "geoscale.engine.stopping",
     "GeoscaleError": "geoscale.errors",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "InferencePlan",
     "ModelCard",
     "RunReport",
+    "Stop",
     "__version__",
     "connect",
     "export",
@@ -62,9 +64,10 @@ if TYPE_CHECKING:
     from geoscale.api import load_model, plan, plan_job, run, run_job
     from geoscale.card import ModelCard
     from geoscale.clusters import connect
+    from geoscale.ending import RunReport
+    from geoscale.engine.stopping import Stop
     from geoscale.errors import GeoscaleError
     from geoscale.job import load_job
-    from geoscale.launch import RunReport
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify
     from geoscale.plans import InferencePlan

@@ -20,7 +20,7 @@ from geoscale.words import redact
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoscale.launch import RunReport
+    from geoscale.ending import RunReport
 
 
 def status(output: str | Path) -> Json:

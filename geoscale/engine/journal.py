@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from geoscale.errors import OutputError
+from geoscale.faults import point
 from geoscale.plan_store import (
     load_plan,
     name_differences,
@@ -155,7 +156,9 @@ class Journal:
         text = "".join(
             json.dumps(r, separators=(",", ":")) + "\n" for r in self._pending
         )
+        point("ledger.before")
         self._ledger.put(name, text.encode())
+        point("ledger.after")
         self._segment += 1
         self._pending.clear()
 
@@ -177,7 +180,9 @@ class Journal:
     def finish(self, summary: Json) -> None:
         """Mark the output complete and verified; the last thing written."""
         self.flush()
+        point("final.before")
         self._folder.put("final.json", json.dumps(summary, indent=1).encode())
+        point("final.after")
 
     def final(self) -> Json | None:
         """Summary of a finished output; None where it is not finished."""
