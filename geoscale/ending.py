@@ -156,7 +156,7 @@ def finish_run(
     missing = sum(int(n) not in done for n in plan.numbers())
     complete, damaged = False, 0
     if not missing:
-        _drop_orphans(sink, {key for keys in done.values() for key in keys})
+        _drop_orphans(plan, sink, done)
         summary = dict(provenance)
         if plan.output.overviews:
             summary["overviews"] = _overviews(journal, url, client)
@@ -246,9 +246,11 @@ def _spread(
         yield from client.gather(client.map(function, some, pure=False, retries=3))
 
 
-def _drop_orphans(sink: ZarrSink, recorded: set[str]) -> None:
-    """Delete what killed writers left: shards without a record, partial files."""
+def _drop_orphans(plan: InferencePlan, sink: ZarrSink, done: set[int]) -> None:
+    """Delete what killed writers left: shards of no block, partial files."""
     for key in sink.keys():  # noqa: SIM118  (a sink is no mapping)
-        if key not in recorded:
+        place = sink.place(key)
+        inside = all(i < n for i, n in zip(place, plan.grid.counts, strict=True))
+        if not inside or plan.grid.number(*place) not in done:
             sink.drop(key)
     sink.sweep()

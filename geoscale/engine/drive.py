@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
-from geoscale.engine.journal import Journal, Ledger
+from geoscale.engine.journal import Journal
 from geoscale.engine.stopping import Stop
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
@@ -151,8 +151,7 @@ def drive(
     wanted = [int(n) for n in (plan.numbers() if blocks is None else blocks)]
     todo = [n for n in wanted if n not in ledger.done]
     tally = Tally(total=len(wanted), done_before=len(wanted) - len(todo))
-    for stats in ledger.stats.values():
-        tally.note_missing(stats)
+    tally.missing.update(ledger.missing)
     if progress is not None:
         progress(tally, None)
     try:
@@ -259,50 +258,17 @@ def finalize(
     Verification
         Sound only if the output was marked.
     """
-    ledger = journal.read()
-    found = verify_blocks(plan, ledger, sink)
+    found = verify_blocks(plan, journal, sink)
     if found.is_sound:
+        ledger = journal.read()
         journal.finish(
             summary
             | {
                 "plan_hash": plan.hash,
                 "blocks": len(ledger.done),
                 "verified_objects": found.checked,
-                "totals": sum_stats(ledger),
-                "missing_assets": list_missing(ledger),
+                "totals": {k: round(v, 3) for k, v in ledger.totals.items()},
+                "missing_assets": [row for _, row in sorted(ledger.missing.items())],
             }
         )
     return found
-
-
-def list_missing(ledger: Ledger) -> list[Json]:
-    """List the assets that blocks lack, with how many blocks each.
-
-    Parameters
-    ----------
-    ledger : Ledger
-        What was written.
-
-    Returns
-    -------
-    list of dict
-        ``item``, ``bands``, ``why`` and ``blocks``, sorted.
-    """
-    found: dict[tuple[str, ...], Json] = {}
-    for stats in ledger.stats.values():
-        for item, bands, why in stats.get("missing", ()):
-            row = found.setdefault(
-                (item, *bands), {"item": item, "bands": bands, "why": why, "blocks": 0}
-            )
-            row["blocks"] += 1
-    return [found[key] for key in sorted(found)]
-
-
-def sum_stats(ledger: Ledger) -> dict[str, float]:
-    """Add up counters and seconds over all finished blocks."""
-    totals: dict[str, float] = {}
-    for stats in ledger.stats.values():
-        for name, value in stats.items():
-            if isinstance(value, int | float):
-                totals[name] = round(totals.get(name, 0) + value, 3)
-    return totals
