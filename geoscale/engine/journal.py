@@ -251,7 +251,7 @@ class Journal:
         yield from several.items()
 
     def _records(self, ledger: Ledger) -> Iterator[Json]:
-        """Yield the records of all segments; note the epoch, and lines that are none."""
+        """Yield the records of all segments; note the epoch and torn lines."""
         for name in self._ledger.names():
             if not name.endswith(".jsonl"):
                 continue
