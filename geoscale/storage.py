@@ -98,7 +98,8 @@ class Folder:
         """Bytes of an object; None where there is none."""
         try:
             return cast("bytes", self._fs.cat_file(f"{self.path}/{name}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            # the latter where a killed writer left a file beside folders
             return None
 
     def exists(self, name: str = "") -> bool:
