@@ -41,7 +41,7 @@ def clean(tmp_path_factory):
     return stored_bytes(url), passed
 
 
-def check(clean, tmp_path, name, where):
+def check(clean, tmp_path, name, where, proof):
     wanted, passed = clean
     number = {"first": 1, "middle": (passed[name] + 1) // 2, "last": passed[name]}[
         where
@@ -59,15 +59,16 @@ def check(clean, tmp_path, name, where):
         computed = int(again.stdout.split("computed ")[1].split()[0])
         assert computed <= BLOCKS - began + SEGMENT_RECORDS
     assert run_toy(url).computed == 0
+    proof(faults=1, compared=sum(map(len, wanted.values())))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 @pytest.mark.parametrize("name", POINTS)
-def test_death_at_any_point_is_made_good(clean, tmp_path, name, where):
-    check(clean, tmp_path, name, where)
+def test_death_at_any_point_is_made_good(clean, tmp_path, name, where, proof):
+    check(clean, tmp_path, name, where, proof)
 
 
 @pytest.mark.parametrize("name", ["put.torn", "ledger.before"])
-def test_death_in_the_middle_of_a_put_is_made_good(clean, tmp_path, name):
-    check(clean, tmp_path, name, "middle")
+def test_death_in_the_middle_of_a_put_is_made_good(clean, tmp_path, name, proof):
+    check(clean, tmp_path, name, "middle", proof)

@@ -50,6 +50,7 @@ class Output(RuleBasedStateMachine):
     """One output, and what may happen to it."""
 
     clean: dict[str, bytes]
+    histories: int
 
     @initialize()
     def begin(self):
@@ -64,6 +65,7 @@ class Output(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "folder"):
             self.finish()
+            type(self).histories += 1
             shutil.rmtree(self.folder)
 
     @rule(after=st.integers(1, 20), in_flight=st.integers(1, 3), lost=st.booleans())
@@ -169,8 +171,8 @@ class Output(RuleBasedStateMachine):
         return [path for path in paths if path.is_file() and path.stat().st_size]
 
 
-def try_it(clean, examples, steps):
-    kind = type("Tried", (Output,), {"clean": clean})
+def try_it(clean, examples, steps, proof):
+    kind = type("Tried", (Output,), {"clean": clean, "histories": 0})
     run_state_machine_as_test(
         kind,
         settings=settings(
@@ -181,12 +183,14 @@ def try_it(clean, examples, steps):
             print_blob=True,
         ),
     )
+    size = sum(map(len, clean.values()))
+    proof(faults=kind.histories * steps, compared=kind.histories * size)
 
 
-def test_some_histories_end_in_the_clean_bytes(clean):
-    try_it(clean, 8, 8)
+def test_some_histories_end_in_the_clean_bytes(clean, proof):
+    try_it(clean, 8, 8, proof)
 
 
 @pytest.mark.slow
-def test_many_histories_end_in_the_clean_bytes(clean):
-    try_it(clean, 120, 25)
+def test_many_histories_end_in_the_clean_bytes(clean, proof):
+    try_it(clean, 120, 25, proof)
