@@ -20,7 +20,7 @@ from typing import Any
 
 KEPT_BYTES = 2**29
 """Arrays up to this size are kept, in bytes."""
-TIDY_S = 20.0
+TIDY_S = 120.0
 """Seconds between two times that free memory is given back: the pages of one batch
 are then paid for once in this time, which is little."""
 
