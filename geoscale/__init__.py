@@ -31,7 +31,6 @@ _FACE = {
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
     "RunReport": "geoscale.ending",
-    "Stop": "geoscale.engine.stopping",
     "GeoscaleError": "geoscale.errors",
 }
 
@@ -40,7 +39,6 @@ __all__ = [
     "InferencePlan",
     "ModelCard",
     "RunReport",
-    "Stop",
     "__version__",
     "connect",
     "export",
@@ -65,7 +63,6 @@ if TYPE_CHECKING:
     from geoscale.card import ModelCard
     from geoscale.clusters import connect
     from geoscale.ending import RunReport
-    from geoscale.engine.stopping import Stop
     from geoscale.errors import GeoscaleError
     from geoscale.job import load_job
     from geoscale.models import list_models

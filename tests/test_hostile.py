@@ -39,10 +39,10 @@ def small_disk(path, size):
 def test_a_disk_that_fills_up_stops_the_run_and_more_room_lets_it_go_on(tmp_path):
     run_toy(str(tmp_path / "clean.zarr"))
     disk = tmp_path / "disk"
-    with small_disk(disk, "400k"):
+    with small_disk(disk, "640k"):
         url = str(disk / "out.zarr")
         with pytest.raises(StoppedError, match=r"no room|No space"):
-            run_toy(url)
+            run_toy(url, delay=0.03)
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         again = run_toy(url)
         assert 0 < again.computed < 64, "what was finished before is kept"
