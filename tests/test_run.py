@@ -161,6 +161,7 @@ def test_a_block_that_always_fails_is_quarantined_and_the_rest_completes(tmp_pat
     tally = drive(plan, journal, LoopExecutor(kernel))
     assert tally.computed == 63
     assert list(tally.quarantined) == [30]
+    assert tally.failures == 3, "it was tried three times and no more"
     assert "block 0-3-6 failed in read: made to fail" in tally.quarantined[30]
     found = finalize(plan, journal, sink, {})
     assert found.missing == [30]

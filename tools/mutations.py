@@ -64,7 +64,7 @@ MUTATIONS = (
         "geoscale/storage.py",
         "        with part.open(",
         "        part = target\n        with part.open(",
-        "tests/test_crash_points.py -k put.torn -m ''",
+        "tests/test_storage.py",
     ),
     Mutation(
         "the second attempt believes no cache",
@@ -160,9 +160,9 @@ MUTATIONS = (
     Mutation(
         "a full disk stops the run",
         "geoscale/engine/failures.py",
-        "        return RUN if error.errno in _STOP else TRANSIENT\n",
-        "        return TRANSIENT\n",
-        "tests/test_run.py -k 'room or classif' tests/test_failures.py",
+        "    ((StoppedError, PlanError,",
+        "    ((PlanError,",
+        "tests/test_run.py tests/test_hostile.py -k 'room or fills'",
     ),
     Mutation(
         "holes are listed",
