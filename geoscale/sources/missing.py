@@ -44,6 +44,7 @@ def tolerate(
     """
 
     def read() -> Bool | None:
+        """Read, or note what is missing."""
         try:
             return task()
         except ReadError as err:
