@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.geoscale-installed
 
-.PHONY: demo install check test slow bench docs schema clean
+.PHONY: demo install check test slow bench reliability docs schema clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -37,6 +37,9 @@ slow: $(STAMP)  ## kills, memory, every cut on Dask; minutes
 bench: $(STAMP)  ## against the peers; hours; writes benchmarks/README.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev,bench]'
 	$(BIN)/python -m benchmarks
+
+reliability: $(STAMP)  ## everything is broken on purpose; writes docs/reliability-results.md
+	$(BIN)/python tools/reliability.py
 
 docs: $(STAMP)  ## README and docs: snippets run, links hold
 	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -18,11 +18,12 @@ from benchmarks.simulated import measure
 from benchmarks.workloads import get_workload
 from geoscale.assemble import build_kernel, make_sink
 from geoscale.clusters import connect
+from geoscale.ending import finish_run
 from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.drive import drive
 from geoscale.engine.journal import Journal
 from geoscale.engine.runs import LONGEST
-from geoscale.launch import describe_run, finish_run
+from geoscale.launch import describe_run
 from geoscale.memory import allowed_cpus
 from geoscale.plans import InferencePlan
 

@@ -30,7 +30,7 @@ _FACE = {
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
-    "RunReport": "geoscale.launch",
+    "RunReport": "geoscale.ending",
     "GeoscaleError": "geoscale.errors",
 }
 
@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from geoscale.api import load_model, plan, plan_job, run, run_job
     from geoscale.card import ModelCard
     from geoscale.clusters import connect
+    from geoscale.ending import RunReport
     from geoscale.errors import GeoscaleError
     from geoscale.job import load_job
-    from geoscale.launch import RunReport
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify
     from geoscale.plans import InferencePlan

@@ -14,16 +14,17 @@ from pydantic import ValidationError
 
 from geoscale.assemble import make_sink
 from geoscale.card import ModelCard, explain_validation
+from geoscale.ending import RunReport, finish_run
 from geoscale.engine.drive import Progress, drive
 from geoscale.engine.journal import Journal
+from geoscale.engine.lease import Lease
+from geoscale.engine.stopping import Stop
 from geoscale.errors import JobError
 from geoscale.job import Job, load_job
 from geoscale.launch import (
-    RunReport,
     allowed_worker_bytes,
     check_room,
     describe_run,
-    finish_run,
     make_executor,
     pick_shard,
     plan_source,
@@ -182,14 +183,16 @@ def plan_job(
     return settle(made, trust_code=trust_code) if measure else made
 
 
-def run(
+def run(  # noqa: PLR0913  (one verb, all by name)
     plan: InferencePlan,
     to: str | Path,
     *,
     client: Client | None = None,
     shard: tuple[int, int] | None = None,
+    only_quarantined: bool = False,
     trust_code: bool = False,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> RunReport:
     """Run a plan, or go on where an earlier run of it stopped.
 
@@ -204,10 +207,14 @@ def run(
     shard : tuple of int, optional
         ``(i, n)``: only the i-th of n parts, from 0. Parts may run anywhere, at
         any time, without knowing of each other; the last one finalises.
+    only_quarantined : bool
+        Only blocks that failed in earlier runs and were not made since.
     trust_code : bool
         Allow Python code that the card names outside known packages.
     progress : callable, optional
         Called with the tally after every block.
+    stop : Stop, optional
+        Ends the run in order: when asked to, or before a deadline.
 
     Returns
     -------
@@ -217,7 +224,8 @@ def run(
     Raises
     ------
     OutputError
-        If the output belongs to another plan or is something else.
+        If the output belongs to another plan, is something else, or another run
+        works on it.
     StoppedError
         If no block could go on.
     """
@@ -228,11 +236,18 @@ def run(
     journal.check(plan)
     check_room(plan, url)
     sink.create()
-    journal.begin(plan)
-    executor = make_executor(plan, url, client, trust_code=trust_code)
-    blocks = None if shard is None else pick_shard(plan, shard)
-    tally = drive(plan, journal, executor, blocks=blocks, progress=progress)
-    return finish_run(plan, url, tally, describe_run(plan, client), client)
+    stop = stop or Stop()
+    part = "driver" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
+    with Lease(url, part, on_lost=stop.ask):
+        ledger = journal.begin(plan)
+        blocks = None if shard is None else pick_shard(plan, shard)
+        if only_quarantined:
+            blocks = [n for n in blocks or sorted(ledger.failed) if n in ledger.failed]
+        executor = make_executor(plan, url, client, trust_code=trust_code)
+        tally = drive(
+            plan, journal, executor, blocks=blocks, progress=progress, stop=stop
+        )
+        return finish_run(plan, url, tally, describe_run(plan, client), client)
 
 
 def run_job(

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geoscale.errors import PlanError
 from geoscale.windows import Window
 
@@ -70,6 +73,13 @@ class BlockGrid:
         return Window(y * size, x * size, (y + 1) * size, (x + 1) * size).clip(
             self.shape
         )
+
+    def edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where blocks begin and the last one ends, along y and x, in px."""
+        _, rows, columns = self.counts
+        along = (np.arange(n + 1) * self.block_px for n in (rows, columns))
+        ys, xs = (np.minimum(e, n) for e, n in zip(along, self.shape, strict=True))
+        return ys, xs
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))

@@ -15,6 +15,7 @@ The tree is grouped by what the caller would do next::
     ├── BlockError                     a block failed: .block, .phase, __cause__
     ├── SinkError                      a write would tear or lose data
     ├── StoppedError                   the whole run cannot go on (disk, auth)
+    │   └── HungError                  nothing moves; the process must be left
     └── MissingDependencyError (ImportError)  names the extra to install
 """
 
@@ -64,9 +65,30 @@ class WeightsError(GeoscaleError):
 
 
 class ReadError(GeoscaleError):
-    """A window of a source could not be read; never turned into data."""
+    """A window of a source could not be read; never turned into data.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+    kind : str
+        ``transient``: may pass; ``permanent``: the file is not there or is broken;
+        ``auth``: credentials are refused, also fresh ones.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, kind: str = "transient") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the kind when a worker sends the error home."""
+        return _rebuild_read_error, (str(self), self.kind)
+
+
+def _rebuild_read_error(message: str, kind: str) -> ReadError:
+    return ReadError(message, kind=kind)
 
 
 class BlockError(GeoscaleError):
@@ -108,6 +130,10 @@ class StoppedError(GeoscaleError):
     """The run cannot go on for any block: disk full, auth, no workers."""
 
     exit_code = 4
+
+
+class HungError(StoppedError):
+    """No block ends any more, and a thread of this process cannot be stopped."""
 
 
 class MissingDependencyError(GeoscaleError, ImportError):

@@ -1,12 +1,9 @@
-"""Launching: from a plan to an executor, and from a tally to a report."""
+"""Launching: what a plan needs to run here, and the executor that runs it."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,8 +11,6 @@ from geoscale.assemble import build_kernel, hash_card_code, make_kernel, make_si
 from geoscale.card import ModelCard
 from geoscale.clusters import count_local_workers
 from geoscale.engine.distributed import DaskExecutor
-from geoscale.engine.drive import Tally, finalize
-from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
@@ -23,8 +18,6 @@ from geoscale.models import handshake, name_kind, resolve_weights
 from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
-from geoscale.sinks.overviews import write_overviews
-from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.aoi import find_aoi
 from geoscale.sources.settings import Grid
 from geoscale.storage import Folder
@@ -38,55 +31,6 @@ MEMORY_SHARE = 0.9
 """Part of the allowed memory that a plan may count on."""
 COMPRESSION = 4.0
 """How much smaller than its pixels a map is held to become, at least."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """How a run ended."""
-
-    output: str
-    """Where the map is."""
-    complete: bool
-    """Whether every block is stored and verified."""
-    blocks: int
-    """Blocks of the plan."""
-    computed: int
-    """Blocks made by this run."""
-    quarantined: dict[str, str]
-    """Block → its last error."""
-    missing: int
-    """Blocks still to be made."""
-    damaged: int
-    """Stored objects that are not what was written."""
-    pixels: int
-    """Pixels made by this run."""
-    seconds: float
-    """Time of this run, without planning, in s."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 complete, 3 quarantined or left over, 4 damaged."""
-        if self.complete:
-            return 0
-        return 4 if self.damaged else 3
-
-    def __str__(self) -> str:
-        speed = self.pixels / 1e6 / self.seconds if self.seconds else 0.0
-        word = "complete and verified" if self.complete else "NOT complete"
-        made, mpx = f"{self.computed:,}", self.pixels / 1e6
-        rate = f"{mpx:,.1f} Mpx in {self.seconds:.1f} s, {speed:.2f} Mpx/s"
-        lines = [
-            f"{word}: {redact(self.output)}",
-            f"  {made} of {self.blocks:,} blocks made by this run: {rate}",
-        ]
-        if self.missing:
-            lines.append(f"  {self.missing:,} blocks left: run the same command again")
-        if self.damaged:
-            lines.append(f"  {self.damaged:,} stored objects damaged: geoscale repair")
-        lines += [
-            f"  quarantined {name}: {why}" for name, why in self.quarantined.items()
-        ]
-        return "\n".join(lines)
 
 
 def plan_source(
@@ -287,89 +231,6 @@ def describe_run(plan: InferencePlan, client: Client | None) -> Json:
         "workers": workers,
         "versions": handshake(),
     }
-
-
-def finish_run(
-    plan: InferencePlan,
-    url: str,
-    tally: Tally,
-    provenance: Json,
-    client: Client | None = None,
-) -> RunReport:
-    """Verify and seal an output whose blocks are all there, and report.
-
-    Parameters
-    ----------
-    plan : InferencePlan
-        What was run.
-    url : str
-        The output.
-    tally : Tally
-        Of this run.
-    provenance : dict
-        Kept with the output.
-    client : distributed.Client, optional
-        Cluster that makes the overviews.
-
-    Returns
-    -------
-    RunReport
-        Complete only if every stored byte is what was written.
-    """
-    sink, journal = make_sink(plan, url), Journal(url)
-    done = journal.read().done
-    missing = sum(int(n) not in done for n in plan.numbers())
-    complete, damaged = False, 0
-    if not missing:
-        _drop_orphans(sink, {key for keys in done.values() for key in keys})
-        summary = dict(provenance)
-        if plan.output.overviews:
-            summary["overviews"] = _overviews(journal, url, client)
-        found = finalize(plan, journal, sink, summary)
-        complete, damaged = found.is_sound, len(found.damaged)
-        if complete:
-            sink.finalize(
-                {"geoscale:complete": True, "geoscale:provenance": provenance}
-            )
-    return RunReport(
-        output=url,
-        complete=complete,
-        blocks=len(plan.numbers()),
-        computed=tally.computed,
-        quarantined={plan.grid.name(n): e for n, e in tally.quarantined.items()},
-        missing=missing,
-        damaged=damaged,
-        pixels=tally.pixels,
-        seconds=tally.seconds,
-    )
-
-
-def _overviews(journal: Journal, url: str, client: Client | None) -> Json:
-    """Make the coarser copies, or keep those of a finished output."""
-    final = journal.final()
-    if final is not None and "overviews" in final:
-        return dict(final["overviews"])
-    if client is None:
-        return dict(write_overviews(url))
-    return dict(write_overviews(url, hand_out=partial(_spread, client)))
-
-
-def _spread(
-    client: Client, function: Callable[[Any], Any], parts: Sequence[Any]
-) -> Iterator[Any]:
-    """Call a function for every part on the workers, a wave of them at a time."""
-    wave = 16 * max(1, len(wait_for_workers(client)))
-    for first in range(0, len(parts), wave):
-        some = parts[first : first + wave]
-        yield from client.gather(client.map(function, some, pure=False, retries=3))
-
-
-def _drop_orphans(sink: ZarrSink, recorded: set[str]) -> None:
-    """Delete what killed writers left: shards without a record, partial files."""
-    for key in sink.keys():  # noqa: SIM118  (a sink is no mapping)
-        if key not in recorded:
-            sink.drop(key)
-    sink.sweep()
 
 
 def _plain(value: Any) -> Any:

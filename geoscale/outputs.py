@@ -20,7 +20,7 @@ from geoscale.words import redact
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoscale.launch import RunReport
+    from geoscale.ending import RunReport
 
 
 def status(output: str | Path) -> Json:
@@ -147,7 +147,7 @@ def export(
 def _verify(journal: Journal, stored: InferencePlan) -> Verification:
     """Compare blocks, metadata, coordinates and overviews."""
     sink = make_sink(stored, journal.url)
-    found = verify_blocks(stored, journal.read(), sink)
+    found = verify_blocks(stored, journal, sink)
     found.damaged += [Damage(None, key, "changed") for key in sink.damaged_metadata()]
     final = journal.final()
     if final is not None:

@@ -11,8 +11,8 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
 from geoscale.options import Inference, Output
-from geoscale.plans import RESULT_VERSION, InferencePlan, make_geobox
-from geoscale.types import Json
+from geoscale.plans import RESULT_VERSION, RUN, InferencePlan, make_geobox
+from geoscale.types import Json, Source
 
 
 def states_parquet(plan: InferencePlan) -> bytes:
@@ -40,7 +40,7 @@ def states_parquet(plan: InferencePlan) -> bytes:
             "y1": np.minimum((iy + 1) * size, height).astype(np.int32),
             "x1": np.minimum((ix + 1) * size, width).astype(np.int32),
             "state": plan.states,
-            "items": pa.array(_items(plan), pa.list_(pa.string())),
+            "items": _items(plan),
         }
     )
     buffer = io.BytesIO()
@@ -48,12 +48,53 @@ def states_parquet(plan: InferencePlan) -> bytes:
     return buffer.getvalue()
 
 
-def _items(plan: InferencePlan) -> list[list[str] | None]:
-    found: list[list[str] | None] = [None] * len(plan.grid)
+def _items(plan: InferencePlan) -> Any:
+    """Ids of the items of every block that is run, as a column; null for others."""
+    import pyarrow as pa
+
+    runs = plan.states == RUN
+    blocks, items = np.zeros(0, np.intp), np.zeros(0, np.intp)
+    ids: list[str] = []
     if plan.live is not None:
-        for task in plan.iter_tasks():
-            found[task.number] = plan.live.provenance(task.read, task.times)
-    return found
+        ids = plan.live.item_ids
+        blocks, items = _match(plan, plan.live)
+        kept = runs[blocks]
+        blocks, items = blocks[kept], items[kept]
+    counts = np.bincount(blocks, minlength=len(plan.grid))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    missing = np.append(~runs if plan.live is not None else np.ones_like(runs), False)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, mask=missing),
+        pa.DictionaryArray.from_arrays(
+            pa.array(items.astype(np.int32)), pa.array(ids, pa.string())
+        ),
+    )
+
+
+def _match(plan: InferencePlan, source: Source) -> tuple[Any, Any]:
+    """Pair blocks with the items of their read windows; sorted, without repeats."""
+    grid, frames = plan.grid, plan.card.input.frames
+    _, rows, columns = grid.counts
+    # what is read along y depends on the row only, along x on the column
+    ys = [
+        plan.lattice.read_window(grid.core(grid.number(0, y, 0))) for y in range(rows)
+    ]
+    xs = [
+        plan.lattice.read_window(grid.core(grid.number(0, 0, x)))
+        for x in range(columns)
+    ]
+    boxes = np.empty((rows, columns, 4))
+    boxes[..., 0] = np.array([w.y0 for w in ys])[:, None]
+    boxes[..., 2] = np.array([w.y1 for w in ys])[:, None]
+    boxes[..., 1] = np.array([w.x0 for w in xs])
+    boxes[..., 3] = np.array([w.x1 for w in xs])
+    flat, found = boxes.reshape(-1, 4), []
+    for time in range(grid.times):
+        for frame in range(time * frames, (time + 1) * frames):
+            cells, items = source.match(flat, frame)
+            found.append(np.stack([cells + time * rows * columns, items]))
+    pairs = np.unique(np.concatenate(found, axis=1), axis=1)
+    return pairs[0], pairs[1]
 
 
 def plan_json(plan: InferencePlan) -> bytes:

@@ -14,8 +14,7 @@ from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
 from geoscale.options import Inference, Output
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
-from geoscale.types import Json, Source
-from geoscale.windows import Window
+from geoscale.types import Bool, Ints, Json, Source
 
 LEAST_BLOCK_PX, MOST_BLOCK_PX = 1024, 2048
 """Blocks are about an eighth of the stack wide, within these: one write, seconds
@@ -32,8 +31,8 @@ class Area:
 
     geometry: Json
     """GeoJSON geometry in the grid's CRS."""
-    touches: Callable[[Window], bool]
-    """Whether any of it lies in a window."""
+    touches: Callable[[Ints, Ints], Bool]
+    """Edges of cells along y and x → which cells hold any of it, (y, x)."""
 
 
 def make_plan(
@@ -203,7 +202,7 @@ def find_states(
     grid : BlockGrid
         How the output is cut.
     source : Source
-        Asked only whether it covers a window.
+        Asked only which blocks it covers.
     frames : int
         Time steps of the stack per time step of the output.
     area : Area or None
@@ -214,20 +213,15 @@ def find_states(
     ndarray of uint8, (block,)
         `RUN`, `OUTSIDE` or `NO_ITEM`.
     """
-    states = np.full(len(grid), RUN, np.uint8)
-    per_time = grid.counts[1] * grid.counts[2]
-    outside = [
-        area is not None and not area.touches(grid.core(n)) for n in range(per_time)
-    ]
-    for number in grid:
-        if outside[number % per_time]:
-            states[number] = OUTSIDE
-            continue
-        first = grid.index(number)[0] * frames
-        every = [source.covers(grid.core(number), [first + i]) for i in range(frames)]
-        if not all(every):
-            states[number] = NO_ITEM
-    return states
+    ys, xs = grid.edges()
+    covered = np.ones(grid.counts, bool)
+    for time in range(grid.times):
+        for frame in range(time * frames, (time + 1) * frames):
+            covered[time] &= source.covers_cells(ys, xs, frame)
+    states = np.where(covered, RUN, NO_ITEM)
+    if area is not None:
+        states[:, ~area.touches(ys, xs)] = OUTSIDE
+    return states.astype(np.uint8).ravel()
 
 
 def _notes(

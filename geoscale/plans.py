@@ -24,6 +24,7 @@ from geoscale.memory import SHARED_BYTES, TILE_CACHE_BYTES, BlockMemory
 from geoscale.memory import project_block_memory as project
 from geoscale.options import Inference, Output
 from geoscale.patches import Lattice
+from geoscale.sums import count_distinct_patches, count_patches, count_pixels
 from geoscale.types import Json, Source
 from geoscale.windows import Window
 
@@ -164,9 +165,12 @@ class InferencePlan:
 
     def count_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones twice."""
-        return sum(
-            self.lattice.count_touching(self.grid.core(int(n))) for n in self.numbers()
-        )
+        return count_patches(self.runs(), self.grid, self.lattice)
+
+    def runs(self) -> NDArray[np.bool_]:
+        """Which blocks are to be run, (time, y, x)."""
+        runs: NDArray[np.bool_] = self.states == RUN
+        return runs.reshape(self.grid.counts)
 
     def memory(self, batch: int | None = None) -> BlockMemory:
         """Project the peak host memory of one worker process.
@@ -202,13 +206,7 @@ class InferencePlan:
 
     def count_distinct_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones once."""
-        shape = (len(self.times), self.lattice.y.count, self.lattice.x.count)
-        seen = np.zeros(shape, bool)
-        for n in self.numbers():
-            time, _, _ = self.grid.index(int(n))
-            rows, columns = self.lattice.ranges(self.grid.core(int(n)))
-            seen[time, rows.start : rows.stop, columns.start : columns.stop] = True
-        return int(seen.sum())
+        return count_distinct_patches(self.runs(), self.grid, self.lattice)
 
     def recompute(self, *, shared: bool = False) -> float:
         """Pixels the network sees per pixel of the blocks to be run.
@@ -219,7 +217,7 @@ class InferencePlan:
             Count a patch at the edge of two blocks once, as where one process runs
             both; else twice.
         """
-        pixels = sum(self.grid.core(int(n)).size for n in self.numbers())
+        pixels = count_pixels(self.runs(), self.grid)
         count = self.count_distinct_patches() if shared else self.count_patches()
         return count * int(np.prod(self.lattice.patch_shape)) / pixels
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from geoscale.errors import OutputError, StoppedError
+from geoscale.faults import point
 from geoscale.words import redact
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -97,7 +98,8 @@ class Folder:
         """Bytes of an object; None where there is none."""
         try:
             return cast("bytes", self._fs.cat_file(f"{self.path}/{name}"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            # the latter where a killed writer left a file beside folders
             return None
 
     def exists(self, name: str = "") -> bool:
@@ -208,12 +210,15 @@ def _put_local(target: Path, data: bytes) -> None:
     # may share a process id.
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    point("put.before")
     try:
         with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        point("put.torn")
         part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    point("put.after")

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
 from geoscale.errors import ReadError, SourceError
-from geoscale.types import Array, Bool, Float, Json, Pixels, Predictor, Source
+from geoscale.types import (
+    Array,
+    Bool,
+    Float,
+    Floats,
+    Ints,
+    Json,
+    Pixels,
+    Predictor,
+    Source,
+)
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
@@ -84,6 +94,20 @@ class FakeSource:
     def covers(self, window: Window, times: Sequence[int]) -> bool:
         """Say yes."""
         return not window.is_empty and len(times) > 0
+
+    def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
+        """Say yes for every cell."""
+        return np.ones((len(ys) - 1, len(xs) - 1), bool)
+
+    def match(self, boxes: Floats, time: int) -> tuple[Ints, Ints]:
+        """Pair nothing: there are no items."""
+        nothing = np.zeros(0, np.intp)
+        return nothing, nothing
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Name no item."""
+        return []
 
     def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
         """Name no item."""

@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 Float = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 Array = NDArray[Any]
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An asset that could not be had; its pixels are nodata, by the user's choice."""
+
+    item: str
+    """Id of its item."""
+    bands: tuple[str, ...]
+    """Bands that it would have given."""
+    why: str
+    """What was said, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,8 @@ class Pixels:
     """(time, band, y, x), the stack's dtype; undefined where not valid."""
     valid: Bool
     """(time, y, x), True where every band holds a usable value."""
+    missing: tuple[Missing, ...] = ()
+    """Assets that could not be had, where the job allows that."""
 
 
 @runtime_checkable
@@ -72,6 +88,26 @@ class Source(Protocol):
 
     def covers(self, window: Window, times: Sequence[int]) -> bool:
         """Tell without reading whether any imagery may touch the window."""
+        ...
+
+    def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
+        """Tell for all cells of a lattice at once what `covers` would.
+
+        `ys` and `xs` are the edges of its cells, ascending; the result is bool
+        (len(ys) - 1, len(xs) - 1).
+        """
+        ...
+
+    def match(self, boxes: Floats, time: int) -> tuple[Ints, Ints]:
+        """Pair windows, (n, 4) as y0, x0, y1, x1, with the items that may touch them.
+
+        Numbers of windows, ascending, and of items; see `item_ids`.
+        """
+        ...
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Ids of the items, unsigned, in the order of their numbers."""
         ...
 
     def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
@@ -275,16 +311,32 @@ class Sink(Protocol):
         ...
 
 
+class MayStop(Protocol):
+    """Says whether to begin another block."""
+
+    def queue(self, waves: int) -> None:
+        """Learn how many blocks follow each other once they were handed out."""
+        ...
+
+    def go_on(self) -> bool:
+        """Whether to; False for good once it was."""
+        ...
+
+
 class Executor(Protocol):
     """Runs blocks somewhere and gives back one outcome for each."""
 
     def execute(
-        self, blocks: Sequence[int], attempts: Sequence[int] | None = None
+        self,
+        blocks: Sequence[int],
+        attempts: Sequence[int] | None = None,
+        stop: MayStop | None = None,
     ) -> Iterator[Outcome]:
         """Run the blocks; yield outcomes in any order, memory bounded.
 
         `attempts` says which try each is; later tries than the first have a
-        worker for themselves. Closing the iterator stops the rest.
+        worker for themselves. `stop` is asked before blocks are begun: those in
+        flight are finished. Closing the iterator stops the rest.
         """
         ...
 

@@ -27,3 +27,18 @@ def data_dir() -> Path:
     if not (path / "README.md").is_file():
         pytest.skip(f"no test data at {path}; set GEOSCALE_TEST_DATA")
     return path
+
+
+@pytest.fixture
+def proof(record_property):
+    """Record what a proof tried; `tools/reliability.py` adds it up."""
+
+    def record(*, faults, compared, wrong=0):
+        for name, value in (
+            ("faults", faults),
+            ("compared", compared),
+            ("wrong", wrong),
+        ):
+            record_property(name, value)
+
+    return record

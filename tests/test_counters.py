@@ -10,7 +10,6 @@ import pytest
 
 import geoscale as gs
 from geoscale.engine.block import Kernel, run_block
-from geoscale.engine.drive import sum_stats
 from geoscale.engine.journal import Journal
 from geoscale.models import clear, loads
 from geoscale.options import Inference, Output
@@ -161,6 +160,6 @@ def test_the_journal_adds_up_what_blocks_counted(scenes, tmp_path):
     out = tmp_path / "out.zarr"
     plan = plan_scenes(scenes)
     assert gs.run(plan, out).complete
-    totals = sum_stats(Journal(str(out)).read())
+    totals = Journal(str(out)).read().totals
     assert totals["patches"] == plan.count_distinct_patches()
     assert totals["core_px"] == np.prod(plan.shape)

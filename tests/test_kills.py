@@ -68,7 +68,7 @@ def finish(process, timeout=90):
     return out
 
 
-def kill_and_resume(tmp_path, kills, victims, modes):
+def kill_and_resume(tmp_path, kills, victims, modes, proof):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     clean_url = str(tmp_path / "clean.zarr")
@@ -93,6 +93,7 @@ def kill_and_resume(tmp_path, kills, victims, modes):
     assert "of 64" in out
     assert stored_bytes(url) == clean
     assert "computed 0 of 64" in finish(start(url, "loop", 0.0))
+    proof(faults=kills, compared=sum(map(len, clean.values())))
 
 
 def break_ledger(url, rng):
@@ -103,13 +104,13 @@ def break_ledger(url, rng):
             path.unlink()
 
 
-def test_a_killed_driver_loses_nothing(tmp_path):
-    kill_and_resume(tmp_path, 4, ["driver"], ["loop"])
+def test_a_killed_driver_loses_nothing(tmp_path, proof):
+    kill_and_resume(tmp_path, 4, ["driver"], ["loop"], proof)
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_driver_worker_and_both_end_in_the_same_bytes(tmp_path):
-    kill_and_resume(tmp_path, 20, ["driver", "worker", "both"], ["dask"])
+def test_twenty_kills_of_driver_worker_and_both_end_in_the_same_bytes(tmp_path, proof):
+    kill_and_resume(tmp_path, 20, ["driver", "worker", "both"], ["dask"], proof)
 
 
 def descendants(process):
@@ -121,7 +122,7 @@ def descendants(process):
 
 
 @pytest.mark.slow
-def test_the_real_command_survives_twenty_kills(tmp_path):
+def test_the_real_command_survives_twenty_kills(tmp_path, proof):
     """Real imagery, the real network, `geoscale run --workers 2`, 64 blocks."""
     pytest.importorskip("spyndex")
     import geoscale as gs
@@ -182,6 +183,7 @@ def test_the_real_command_survives_twenty_kills(tmp_path):
     loop_job.write_text(job.read_text().replace("killed.zarr", "loop.zarr"))
     assert gs.run_job(loop_job).complete
     assert stored_bytes(str(tmp_path / "loop.zarr"))["classes"] == clean["classes"]
+    proof(faults=20, compared=sum(map(len, clean.values())))
 
 
 @contextlib.contextmanager

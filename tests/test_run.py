@@ -83,7 +83,7 @@ def test_blocks_run_twice_or_late_change_nothing(clean, tmp_path):
         assert run_block(kernel, number).ok
     assert stored_bytes(url) == clean
     plan = toy_plan()
-    found = verify_blocks(plan, Journal(url).read(), toy_sink(plan, url))
+    found = verify_blocks(plan, Journal(url), toy_sink(plan, url))
     assert found.is_sound
 
 
@@ -100,7 +100,7 @@ def test_verify_finds_one_bit_in_any_chunk_and_repair_mends_it(clean, tmp_path):
         at = (i * 7919) % (8 * len(data))
         data[at // 8] ^= 1 << (at % 8)
         path.write_bytes(data)
-    found = verify_blocks(plan, journal.read(), sink)
+    found = verify_blocks(plan, journal, sink)
     assert {d.key for d in found.damaged} == set(keys)
     assert {d.reason for d in found.damaged} == {"changed"}
 
@@ -161,6 +161,7 @@ def test_a_block_that_always_fails_is_quarantined_and_the_rest_completes(tmp_pat
     tally = drive(plan, journal, LoopExecutor(kernel))
     assert tally.computed == 63
     assert list(tally.quarantined) == [30]
+    assert tally.failures == 3, "it was tried three times and no more"
     assert "block 0-3-6 failed in read: made to fail" in tally.quarantined[30]
     found = finalize(plan, journal, sink, {})
     assert found.missing == [30]

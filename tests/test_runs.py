@@ -229,7 +229,7 @@ def test_only_losses_of_a_block_that_was_alone_count_against_it():
 class Deadly:
     """An executor whose every worker dies."""
 
-    def execute(self, blocks, attempts=None):
+    def execute(self, blocks, attempts=None, stop=None):
         for number in blocks:
             yield outcome(number, 1)
 

@@ -13,9 +13,11 @@ from geoscale.cli.say import (
     BROKEN_PIPE,
     INTERRUPTED,
     drop_stdout,
+    leave,
     report_error,
     say,
 )
+from geoscale.errors import HungError
 
 
 class Commands(TyperGroup):
@@ -41,7 +43,10 @@ class Commands(TyperGroup):
         except Exception as error:
             if _is_typers_own(error):
                 raise
-            raise typer.Exit(report_error(error, debug=debug)) from None
+            code = report_error(error, debug=debug)
+            if isinstance(error, HungError):
+                leave(code)
+            raise typer.Exit(code) from None
 
 
 def _is_typers_own(error: Exception) -> bool:

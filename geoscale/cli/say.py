@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -33,6 +33,13 @@ def say_json(value: Any) -> None:
 def style(text: str, **looks: Any) -> str:
     """Colour a text; where no terminal reads it, typer strips the colour."""
     return text if os.environ.get("NO_COLOR") else typer.style(text, **looks)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: a thread that hangs would be waited for without end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def report_error(error: Exception, *, debug: bool) -> int:

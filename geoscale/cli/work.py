@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from geoscale.clusters import Profile
-    from geoscale.launch import RunReport
+    from geoscale.ending import RunReport
     from geoscale.plans import InferencePlan
 
 JobFile = Annotated[Path, typer.Argument(help="Job file, YAML.", metavar="JOB")]
@@ -117,7 +118,7 @@ def plan(
     made.validate(allowed_bytes=allowed)
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (options of the command)
     job: JobFile,
     cluster: Cluster = None,
     workers: Workers = None,
@@ -127,17 +128,33 @@ def run(
             help="Only part I of N, from 0: a job array without Dask.", metavar="I/N"
         ),
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="Time this run has, such as 3h50m: no block is begun that would end "
+            "later.",
+            metavar="TIME",
+        ),
+    ] = None,
+    only_quarantined: Annotated[
+        bool,
+        typer.Option(help="Only blocks that failed in earlier runs of the job."),
+    ] = False,
     trust_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or go on where it stopped: the same command does both.
 
-    Without --cluster the blocks run in this process.
+    Without --cluster the blocks run in this process. SIGTERM and SIGUSR1 finish the
+    blocks in flight and end with exit code 75: hand the same command in again.
     """
     from geoscale import api
+    from geoscale.engine.stopping import Stop
 
     part, profile = _parse_shard(shard), _choose_profile(cluster, workers)
-    with interruptible("interrupted; the same command goes on where this one stopped"):
+    stop = Stop(None if deadline is None else parse_duration(deadline))
+    again = "interrupted; the same command goes on where this one stopped"
+    with interruptible(again, stop):
         made, output = _plan(job, measure=False)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
@@ -151,8 +168,10 @@ def run(
                     output,
                     client=client,
                     shard=part,
+                    only_quarantined=only_quarantined,
                     trust_code=trust_code,
                     progress=progress,
+                    stop=stop,
                 )
     _end(report, as_json)
 
@@ -277,6 +296,44 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     if not (slash and index.isdigit() and parts.isdigit()):
         raise JobError(f"--shard {text}: write I/N, such as 0/8 for the first of eight")
     return int(index), int(parts)
+
+
+def parse_duration(text: str) -> float:
+    """Read a time such as ``3h50m``, ``90m`` or ``5400`` as seconds.
+
+    Parameters
+    ----------
+    text : str
+        Days, hours, minutes and seconds in this order, or plain seconds.
+
+    Returns
+    -------
+    float
+        Seconds, above 0.
+
+    Raises
+    ------
+    JobError
+        If it is no such time.
+
+    Examples
+    --------
+    >>> parse_duration("3h50m"), parse_duration("90"), parse_duration("1d")
+    (13800.0, 90.0, 86400.0)
+    """
+    from geoscale.errors import JobError
+
+    found = re.fullmatch(
+        r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
+    )
+    parts = found.groups() if found else ()
+    units = (86_400, 3_600, 60, 1)
+    seconds = sum(
+        float(n) * unit for n, unit in zip(parts, units, strict=False) if n is not None
+    )
+    if not seconds:
+        raise JobError(f"--deadline {text}: write a time such as 3h50m, 90m or 5400s")
+    return float(seconds)
 
 
 def _end(report: RunReport, as_json: bool) -> None:

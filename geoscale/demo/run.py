@@ -14,8 +14,8 @@ from geoscale.demo.scenes import NOTE, write_scenes
 from geoscale.errors import OutputError
 
 if TYPE_CHECKING:
+    from geoscale.ending import RunReport
     from geoscale.engine.drive import Progress
-    from geoscale.launch import RunReport
 
 LAYOUT = 1
 """Raised whenever the demo would write other scenes than before."""

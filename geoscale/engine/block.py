@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from geoscale.engine.failures import classify, describe
 from geoscale.engine.on_device import offers_canvas, open_canvas
 from geoscale.engine.patchwork import Patchwork, Timer
 from geoscale.engine.shared import SharedScores
 from geoscale.errors import BlockError
+from geoscale.faults import point
 from geoscale.patches import Patch
 from geoscale.plans import BlockTask, InferencePlan
 from geoscale.types import (
@@ -92,9 +93,12 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
     assert kernel.sink is not None
     task, timer = kernel.plan.task(number), Timer()
     try:
+        point("block.begin")
         layers, counters = infer_block(kernel, task, timer)
+        point("block.inferred")
         with timer("write"):
             digests = kernel.sink.write(task.time, task.core, layers)
+        point("block.written")
     except Exception as error:
         message = f"block {task.name} failed in {timer.phase}: {describe(error)}"
         return Outcome(
@@ -118,7 +122,7 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
 
 def infer_block(
     kernel: Kernel, task: BlockTask, timer: Timer | None = None
-) -> tuple[dict[str, Array], dict[str, int | float]]:
+) -> tuple[dict[str, Array], dict[str, Any]]:
     """Make the layers of one block; nothing is stored.
 
     Parameters
@@ -135,13 +139,18 @@ def infer_block(
     dict of ndarray
         One array per layer, (y, x) or (class, y, x).
     dict
-        Counters: patches run, patches of the lattice, valid and core pixels.
+        Counters: patches run, patches of the lattice, valid and core pixels; and the
+        assets that were missing, if any.
     """
     timer = timer or Timer()
     with timer("read"):
         pixels = kernel.source.read(task.read, task.times)
         _check_pixels(kernel, task, pixels)
-    return infer_pixels(kernel, task, pixels, timer)
+    layers, counters = infer_pixels(kernel, task, pixels, timer)
+    if pixels.missing:
+        told = [[m.item, list(m.bands), m.why] for m in pixels.missing]
+        return layers, counters | {"missing": told}
+    return layers, counters
 
 
 def infer_pixels(

@@ -12,7 +12,6 @@ about the block.
 from __future__ import annotations
 
 import queue
-import statistics
 import threading
 import time
 import uuid
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from geoscale.engine.block import Kernel, run_block
 from geoscale.engine.failures import LOST, PROCESS, RUN, classify, describe
 from geoscale.engine.runs import LATEST_S, FirstTries, Pace, Retries, Run
+from geoscale.engine.stall import STALL_S, find_patience
 from geoscale.errors import StoppedError
-from geoscale.types import Outcome
+from geoscale.types import MayStop, Outcome
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 Build = Callable[..., Kernel]
 Call = tuple[Build, str, str, int, tuple[Any, ...]]
 
-STALL_S = 600.0
-"""Least time without any block after which a run is held to hang, in s."""
 FETCH_S = 20.0
 """Longest wait for the results of tasks that have ended, in s; they are small."""
+ASK_S = 10.0
+"""Longest wait for the stacks of workers that may hang, in s."""
 LOOK_S = 1.0
 """Age at which the list of workers is asked for again, in s."""
 _CUT_OFF = (OSError, RuntimeError, CancelledError)
@@ -100,7 +100,10 @@ class DaskExecutor:
         self._looked = float("-inf")
 
     def execute(
-        self, blocks: Sequence[int], attempts: Sequence[int] | None = None
+        self,
+        blocks: Sequence[int],
+        attempts: Sequence[int] | None = None,
+        stop: MayStop | None = None,
     ) -> Iterator[Outcome]:
         """Run the blocks; yield each outcome as it comes.
 
@@ -111,6 +114,8 @@ class DaskExecutor:
         attempts : sequence of int, optional
             Which try each is; default 1. Later ones come last, each alone on
             a worker.
+        stop : MayStop, optional
+            Asked before blocks are sent; what was sent is finished.
 
         Yields
         ------
@@ -125,17 +130,26 @@ class DaskExecutor:
         tries = attempts or [1] * len(blocks)
         pairs = zip(blocks, tries, strict=True)
         first = (number for number, attempt in pairs if attempt == 1)
-        yield from self._work_off(FirstTries(first, self.pace, self._in_flight))
+        if stop is not None:
+            # each worker has one task waiting beside those it works on
+            stop.queue(self._in_flight + 1)
+        todo = FirstTries(first, self.pace, self._in_flight)
+        yield from self._work_off(todo, stop)
         later = (p for p in zip(blocks, tries, strict=True) if p[1] > 1)
-        yield from self._work_off(Retries(later))
+        yield from self._work_off(Retries(later), stop)
 
-    def _work_off(self, todo: FirstTries | Retries) -> Iterator[Outcome]:
+    def _work_off(
+        self, todo: FirstTries | Retries, stop: MayStop | None
+    ) -> Iterator[Outcome]:
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         running: dict[Future, tuple[Run, float]] = {}
         moved = time.monotonic()
         try:
             while True:
-                runs = todo.take(self._look(), [run for run, _ in running.values()])
+                busy = [run for run, _ in running.values()]
+                runs = []
+                if stop is None or stop.go_on():
+                    runs = todo.take(self._look(), busy)
                 for run, future in self._submit(runs):
                     running[future] = run, time.monotonic()
                     future.add_done_callback(ended.put)
@@ -236,8 +250,7 @@ class DaskExecutor:
 
     def _check_progress(self, moved: float) -> None:
         self._check_scheduler()
-        usual = statistics.median(self._seconds) if self._seconds else 0.0
-        patience = max(self._stall_s, 10 * usual)
+        patience = find_patience(self._seconds, self._stall_s)
         if time.monotonic() - moved > patience:
             raise self._stalled(patience)
 
@@ -256,8 +269,22 @@ class DaskExecutor:
         return StoppedError(
             f"no block ended for {patience:.0f} s; {len(workers)} workers: "
             f"{states or 'none'}; look at the workers' logs, then run the same command "
-            "again"
+            f"again{self._say_stacks()}"
         )
+
+    def _say_stacks(self) -> str:
+        """Say what the workers' tasks were doing, as far as they still answer."""
+        try:
+            found = self._client.sync(
+                self._client.scheduler.call_stack, callback_timeout=ASK_S
+            )
+        except Exception as err:  # a reason why there is none is worth less than none
+            return f"\n(their stacks cannot be had: {describe(err)})"
+        lines = []
+        for worker, tasks in dict(found or {}).items():
+            for key, frames in dict(tasks).items():
+                lines += [f"{worker} {key}:", *(f.rstrip() for f in frames[-8:])]
+        return "".join(f"\n{line}" for line in lines)
 
 
 def _drain(ended: queue.SimpleQueue[Future]) -> list[Future]:

@@ -7,13 +7,14 @@ the same command again goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from geoscale.engine.failures import LOST, PROCESS, RUN
-from geoscale.engine.journal import Journal, Ledger
+from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
+from geoscale.engine.journal import Journal
+from geoscale.engine.stopping import Stop
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
 from geoscale.plans import InferencePlan
@@ -24,6 +25,8 @@ ATTEMPTS = 3
 LOSSES = 8
 """Workers that may die under a block that each had for itself, before the block
 is held to be the cause."""
+REFUSED = 8
+"""Refused credentials in a row after which a run stops."""
 LOST_AT_START = 32
 """Attempts lost with their workers, with nothing done, after which a run stops."""
 
@@ -48,12 +51,20 @@ class Tally:
     """Patches the network saw."""
     quarantined: dict[int, str] = field(default_factory=dict)
     """Block → its last error."""
+    kinds: dict[int, str] = field(default_factory=dict)
+    """Quarantined block → kind of its last failure."""
+    stopped: str = ""
+    """Why no more blocks were begun; empty if all were."""
     attempts: dict[int, int] = field(default_factory=dict)
     """Block → own failures in this run."""
     losses: dict[int, int] = field(default_factory=dict)
     """Block → retries lost with a worker that had nothing else."""
     shared: dict[int, int] = field(default_factory=dict)
     """Block → first attempts lost with a worker that had other blocks too."""
+    refused: int = 0
+    """Attempts in a row that ended because credentials were refused."""
+    missing: set[tuple[str, ...]] = field(default_factory=set)
+    """Item and bands of assets that could not be had, by any run."""
     started: float = field(default_factory=time.monotonic)
     """When, in seconds of a monotonic clock."""
 
@@ -72,6 +83,11 @@ class Tally:
         counts = (self.attempts, self.losses, self.shared)
         return sum(count.get(number, 0) for count in counts)
 
+    def note_missing(self, stats: Mapping[str, Any]) -> None:
+        """Count assets that a block lacks; those of several blocks once."""
+        for item, bands, _ in stats.get("missing", ()):
+            self.missing.add((item, *bands))
+
     def note(self, outcome: Outcome) -> None:
         """Count one outcome."""
         number = outcome.block
@@ -79,8 +95,11 @@ class Tally:
             self.computed += 1
             self.pixels += int(outcome.stats["core_px"])
             self.patches += int(outcome.stats["patches"])
+            self.refused = 0
+            self.note_missing(outcome.stats)
             return
         self.failures += 1
+        self.refused = self.refused + 1 if outcome.kind == AUTH else 0
         # A first attempt shares its worker: which block it died of is not known.
         first = outcome.kind == LOST and outcome.attempt == 1
         count = self.losses if outcome.kind == LOST else self.attempts
@@ -89,6 +108,7 @@ class Tally:
         spent = self.attempts.get(number, 0) >= ATTEMPTS
         if spent or self.losses.get(number, 0) >= LOSSES:
             self.quarantined[number] = outcome.error
+            self.kinds[number] = outcome.kind
 
 
 def drive(
@@ -98,6 +118,7 @@ def drive(
     *,
     blocks: Sequence[int] | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Tally:
     """Run every block that is not done yet; nothing is finalised.
 
@@ -113,6 +134,8 @@ def drive(
         Only these; default all of the plan.
     progress : callable, optional
         Called with the tally after every outcome.
+    stop : Stop, optional
+        Asked before each block whether to begin it.
 
     Returns
     -------
@@ -124,43 +147,66 @@ def drive(
     StoppedError
         If a failure would meet every block alike.
     """
-    ledger = journal.begin(plan)
+    ledger, stop = journal.begin(plan), stop or Stop()
     wanted = [int(n) for n in (plan.numbers() if blocks is None else blocks)]
     todo = [n for n in wanted if n not in ledger.done]
     tally = Tally(total=len(wanted), done_before=len(wanted) - len(todo))
+    tally.missing.update(ledger.missing)
     if progress is not None:
         progress(tally, None)
     try:
-        while todo:
-            failed = _round(todo, journal, executor, tally, progress)
+        while todo and stop.go_on():
+            failed = _round(plan, todo, journal, executor, tally, progress, stop)
             todo = [n for n in failed if n not in tally.quarantined]
     finally:
         journal.flush()
+    tally.stopped = stop.reason
     return tally
 
 
 def _round(
+    plan: InferencePlan,
     todo: list[int],
     journal: Journal,
     executor: Executor,
     tally: Tally,
     progress: Progress | None,
+    stop: Stop,
 ) -> list[int]:
     """Give each block one attempt; return those that failed."""
     failed = []
     tries = [tally.tries(n) + 1 for n in todo]
-    stream = executor.execute(todo, tries)
+    stream = executor.execute(todo, tries, stop)
     # Closing the stream on any way out stops what has not begun.
     with closing(cast("Any", stream)):
         for outcome in stream:
             tally.note(outcome)
             journal.add(outcome)
-            if not outcome.ok:
+            if outcome.ok:
+                stop.note(_seconds(outcome))
+            else:
                 failed.append(outcome.block)
                 _stop_if_hopeless(outcome, tally)
+            _stop_if_holes(plan, tally)
             if progress is not None:
                 progress(tally, outcome)
     return failed
+
+
+def _stop_if_holes(plan: InferencePlan, tally: Tally) -> None:
+    allowed = plan.source.get("reading", {}).get("max_missing")
+    if allowed is not None and len(tally.missing) > allowed:
+        named = ", ".join(" ".join(m) for m in sorted(tally.missing)[:3])
+        raise StoppedError(
+            f"{len(tally.missing)} assets are missing, imagery.max_missing allows "
+            f"{allowed}: {named}…; look whether the archive has moved, or allow more "
+            "and run the same command again"
+        )
+
+
+def _seconds(outcome: Outcome) -> float:
+    """Time that a block took where it was made, in s."""
+    return float(sum(v for k, v in outcome.stats.items() if k.endswith("_s")))
 
 
 def _stop_if_hopeless(outcome: Outcome, tally: Tally) -> None:
@@ -168,6 +214,12 @@ def _stop_if_hopeless(outcome: Outcome, tally: Tally) -> None:
         raise StoppedError(
             f"{outcome.error}\nevery block would fail alike, so the run stopped; mend "
             "it and run the same command again: finished blocks are kept"
+        )
+    if tally.refused >= REFUSED:
+        raise StoppedError(
+            f"credentials were refused {tally.refused} times in a row, fresh ones too; "
+            f"the last: {outcome.error}\nmend the access and run the same command "
+            "again: finished blocks are kept"
         )
     if tally.done:
         return
@@ -206,26 +258,17 @@ def finalize(
     Verification
         Sound only if the output was marked.
     """
-    ledger = journal.read()
-    found = verify_blocks(plan, ledger, sink)
+    found = verify_blocks(plan, journal, sink)
     if found.is_sound:
+        ledger = journal.read()
         journal.finish(
             summary
             | {
                 "plan_hash": plan.hash,
                 "blocks": len(ledger.done),
                 "verified_objects": found.checked,
-                "totals": sum_stats(ledger),
+                "totals": {k: round(v, 3) for k, v in ledger.totals.items()},
+                "missing_assets": [row for _, row in sorted(ledger.missing.items())],
             }
         )
     return found
-
-
-def sum_stats(ledger: Ledger) -> dict[str, float]:
-    """Add up counters and seconds over all finished blocks."""
-    totals: dict[str, float] = {}
-    for stats in ledger.stats.values():
-        for name, value in stats.items():
-            if isinstance(value, int | float):
-                totals[name] = round(totals.get(name, 0) + value, 3)
-    return totals

@@ -16,10 +16,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from geoscale.errors import OutputError
+from geoscale.faults import point
 from geoscale.plan_store import (
     load_plan,
     name_differences,
@@ -32,27 +33,80 @@ from geoscale.types import Json, Outcome
 from geoscale.words import redact
 
 FOLDER = ".geoscale"
+Digests = dict[str, set[str | None]]
+"""Stored key → digests that it may have; None: nothing is stored."""
 SEGMENT_RECORDS = 32
-"""Records that a kill may lose, beside the blocks in flight (guarantee G4)."""
+"""Records that a kill may lose, beside the blocks in flight (guarantee G4)…"""
+SEGMENT_LEAST_S = 0.25
+"""…or those of this time, where blocks are so short that it is more."""
 SEGMENT_SECONDS = 2.0
+"""Age at which fewer records are stored too."""
+SAMPLE = 5_000
+"""Blocks whose counters and seconds are kept one by one, for plots."""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What the records say, read at one moment."""
+    """What the records say, read at one moment; small for a million blocks."""
 
-    done: dict[int, dict[str, set[str | None]]] = field(default_factory=dict)
-    """Block → stored key → digests of all completed attempts."""
+    done: set[int] = field(default_factory=set)
+    """Blocks that are stored."""
+    again: set[int] = field(default_factory=set)
+    """Blocks with several records: of late duplicates, or made again by a repair."""
     failed: dict[int, Json] = field(default_factory=dict)
     """Block → last failure, for blocks that are not done."""
     failures: dict[int, int] = field(default_factory=dict)
     """Block → its own failures so far."""
-    stats: dict[int, Json] = field(default_factory=dict)
-    """Block → counters and seconds of its last completed attempt."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Counters and seconds, added up over the blocks."""
+    missing: dict[tuple[str, ...], Json] = field(default_factory=dict)
+    """Item and bands of assets that could not be had → ``item``, ``bands``, ``why``
+    and how many ``blocks``."""
+    sample: list[Json] = field(default_factory=list)
+    """Counters and seconds of some blocks, spread evenly over the run."""
     epoch: int = 0
     """Highest epoch seen; each driver takes the next."""
     torn: int = 0
     """Lines that could not be read; their blocks are run again."""
+    _step: int = 1
+
+    def add(self, record: Json) -> None:
+        """Take one record into account."""
+        number = record["b"]
+        if record.get("undo"):
+            self.done.discard(number)
+            self.failures.pop(number, None)
+            self.again.add(number)
+        elif "d" in record:
+            if number in self.done:
+                self.again.add(number)
+            else:
+                self.done.add(number)
+                self._count(record["s"])
+            self.failed.pop(number, None)
+        else:
+            if record["k"] != "lost":
+                self.failures[number] = self.failures.get(number, 0) + 1
+            if number not in self.done:
+                self.failed[number] = {
+                    "error": record["e"],
+                    "kind": record["k"],
+                    "attempt": record["a"],
+                }
+
+    def _count(self, stats: Json) -> None:
+        for name, value in stats.items():
+            if isinstance(value, int | float):
+                self.totals[name] = self.totals.get(name, 0) + value
+        for item, bands, why in stats.get("missing", ()):
+            empty = {"item": item, "bands": bands, "why": why, "blocks": 0}
+            self.missing.setdefault((item, *bands), empty)["blocks"] += 1
+        if len(self.done) % self._step:
+            return
+        self.sample.append(stats)
+        if len(self.sample) > SAMPLE:
+            del self.sample[::2]
+            self._step *= 2
 
 
 class Journal:
@@ -155,29 +209,66 @@ class Journal:
         text = "".join(
             json.dumps(r, separators=(",", ":")) + "\n" for r in self._pending
         )
+        point("ledger.before")
         self._ledger.put(name, text.encode())
+        point("ledger.after")
         self._segment += 1
         self._pending.clear()
 
     def read(self) -> Ledger:
         """Read every segment, oldest epoch first."""
         ledger = Ledger()
+        for record in self._records(ledger):
+            ledger.add(record)
+        return ledger
+
+    def written(self, ledger: Ledger) -> Iterator[tuple[int, Digests]]:
+        """Yield every finished block with what may be stored for it.
+
+        Parameters
+        ----------
+        ledger : Ledger
+            Read just before.
+
+        Yields
+        ------
+        int, dict
+            Number, and stored key → digests of all its completed attempts: a late
+            duplicate may have written other, equally valid bytes.
+        """
+        several: dict[int, Digests] = {}
+        for record in self._records(Ledger()):
+            number, given = record["b"], record.get("d")
+            if number not in ledger.again:
+                if given is not None and number in ledger.done:
+                    yield number, {key: {digest} for key, digest in given.items()}
+            elif record.get("undo"):
+                several.pop(number, None)
+            elif given is not None:
+                keys = several.setdefault(number, {})
+                for key, digest in given.items():
+                    keys.setdefault(key, set()).add(digest)
+        yield from several.items()
+
+    def _records(self, ledger: Ledger) -> Iterator[Json]:
+        """Yield the records of all segments; note the epoch and torn lines."""
         for name in self._ledger.names():
             if not name.endswith(".jsonl"):
                 continue
             ledger.epoch = max(ledger.epoch, int(name[:6]))
             for line in (self._ledger.get(name) or b"").splitlines():
-                try:
-                    record = json.loads(line)
-                    _apply(ledger, record)
-                except (ValueError, KeyError, TypeError):
+                record = _parse(line)
+                if record is None:
                     ledger.torn += 1
-        return ledger
+                else:
+                    yield record
 
     def finish(self, summary: Json) -> None:
         """Mark the output complete and verified; the last thing written."""
         self.flush()
+        point("final.before")
         self._folder.put("final.json", json.dumps(summary, indent=1).encode())
+        point("final.after")
 
     def final(self) -> Json | None:
         """Summary of a finished output; None where it is not finished."""
@@ -186,29 +277,24 @@ class Journal:
 
     def _append(self, record: Json) -> None:
         self._pending.append(record)
-        late = self._clock() - self._flushed > SEGMENT_SECONDS
-        if len(self._pending) >= SEGMENT_RECORDS or late:
+        age = self._clock() - self._flushed
+        full = len(self._pending) >= SEGMENT_RECORDS and age >= SEGMENT_LEAST_S
+        if full or age > SEGMENT_SECONDS:
             self.flush()
 
 
-def _apply(ledger: Ledger, record: Json) -> None:
-    number = int(record["b"])
+def _parse(line: bytes) -> Json | None:
+    """Read one line; None where it is no record, torn perhaps."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("b"), int):
+        return None
     if record.get("undo"):
-        ledger.done.pop(number, None)
-        ledger.failures.pop(number, None)
-    elif "d" in record:
-        keys = ledger.done.setdefault(number, {})
-        for key, digest in record["d"].items():
-            # A late duplicate may have written other, equally valid bytes.
-            keys.setdefault(key, set()).add(digest)
-        ledger.stats[number] = record["s"]
-        ledger.failed.pop(number, None)
+        return record
+    if "d" in record:
+        whole = isinstance(record["d"], dict) and isinstance(record.get("s"), dict)
     else:
-        if record["k"] != "lost":
-            ledger.failures[number] = ledger.failures.get(number, 0) + 1
-        if number not in ledger.done:
-            ledger.failed[number] = {
-                "error": record["e"],
-                "kind": record["k"],
-                "attempt": record["a"],
-            }
+        whole = {"e", "k", "a"} <= record.keys()
+    return record if whole else None

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from geoscale.engine.journal import Ledger
+from geoscale.engine.journal import Journal
 from geoscale.plans import InferencePlan
 from geoscale.types import Sink
 
@@ -67,7 +67,7 @@ class Verification:
 
 
 def verify_blocks(
-    plan: InferencePlan, ledger: Ledger, sink: Sink, *, threads: int = 4
+    plan: InferencePlan, journal: Journal, sink: Sink, *, threads: int = 4
 ) -> Verification:
     """Compare every stored object with the digests recorded for it.
 
@@ -75,7 +75,7 @@ def verify_blocks(
     ----------
     plan : InferencePlan
         Which blocks there must be.
-    ledger : Ledger
+    journal : Journal
         What was written.
     sink : Sink
         Where.
@@ -87,11 +87,11 @@ def verify_blocks(
     Verification
         What was found; nothing is changed.
     """
-    found = Verification()
+    found, ledger = Verification(), journal.read()
     found.missing = [int(n) for n in plan.numbers() if int(n) not in ledger.done]
     jobs = (
         (number, key, digests)
-        for number, keys in ledger.done.items()
+        for number, keys in journal.written(ledger)
         for key, digests in keys.items()
     )
 

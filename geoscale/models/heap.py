@@ -1,4 +1,4 @@
-"""The C heap that torch takes its arrays from on a CPU: kept, and tidied.
+"""The C heap that torch and numpy take their arrays from: kept, and tidied.
 
 glibc maps a large array anew each time and gives it back when it is freed, so that
 every layer of a network pays for fresh pages: `python -m benchmarks heap` shows how
@@ -20,7 +20,7 @@ from typing import Any
 
 KEPT_BYTES = 2**29
 """Arrays up to this size are kept, in bytes."""
-TIDY_S = 20.0
+TIDY_S = 120.0
 """Seconds between two times that free memory is given back: the pages of one batch
 are then paid for once in this time, which is little."""
 
@@ -68,7 +68,7 @@ class Heap:
 
 @functools.cache
 def keep_freed_memory() -> Heap | None:
-    """Keep what torch frees on a CPU in this process, for the next layer to take.
+    """Keep what torch and numpy free in this process, for the next to take.
 
     Returns
     -------

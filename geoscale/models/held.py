@@ -9,6 +9,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError, PlanError
+from geoscale.models.heap import keep_freed_memory
 from geoscale.models.parts import Parts
 from geoscale.models.ports import probe_shape
 from geoscale.models.scores import check_finite, check_output, check_patches
@@ -57,6 +58,8 @@ class HeldPredictor(ABC):
     ) -> None:
         if batch < 1:
             raise PlanError(f"batch {batch} is below 1")
+        # whatever the device: blocks are prepared and merged on the host
+        self._heap = keep_freed_memory()
         self._card = card
         self._precision: Precision = precision
         self._model_id = model_id
@@ -144,6 +147,8 @@ class HeldPredictor(ABC):
         return self._parts.run(patches, self._run_checked)
 
     def _run_checked(self, part: Float) -> Float:
+        if self._heap is not None:
+            self._heap.tidy()
         scores = self._run(np.ascontiguousarray(part))
         check_output(tuple(scores.shape), part.shape, self._card)
         check_finite(scores, part, self._precision)

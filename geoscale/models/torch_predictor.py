@@ -10,7 +10,6 @@ from geoscale.card import ModelCard
 from geoscale.errors import BlockError, GeoscaleError, PlanError
 from geoscale.models.build import freeze
 from geoscale.models.device import DeviceLostError, make_cuda_repeatable, pick_device
-from geoscale.models.heap import keep_freed_memory
 from geoscale.models.held import HeldPredictor, Precision
 from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
@@ -65,7 +64,6 @@ class TorchPredictor(HeldPredictor):
         """Whether blocks are kept on the device; see `CanvasPredictor`."""
         if self._device.type == "cuda":
             make_cuda_repeatable()
-        self._heap = keep_freed_memory() if self._device.type == "cpu" else None
         self._parts = Parts(batch, self.device_name, self._release)
         self._network: Any = Scores(freeze(module).to(self._device), card).eval()
         self._network.to(memory_format=self._format)
@@ -153,8 +151,6 @@ class TorchPredictor(HeldPredictor):
     def _run(self, part: Float) -> Float:
         import torch
 
-        if self._heap is not None:
-            self._heap.tidy()
         try:
             with torch.inference_mode():
                 x = torch.from_numpy(part).to(self._device, memory_format=self._format)

@@ -122,7 +122,6 @@ def gather_facts(url: str) -> Json:
     template, time = levels[0].template, len(plan.times) - 1
     total = len(plan.numbers())
     done = sum(int(n) in ledger.done for n in plan.numbers())
-    stats = list(ledger.stats.values())
     return {
         "name": url.rpartition("/")[2].removesuffix(".zarr"),
         "place": url,
@@ -134,7 +133,7 @@ def gather_facts(url: str) -> Json:
         "times": len(plan.times),
         "legend": list(_legend(levels, template, time)),
         "tiles": list(_tiles(levels, ledger, final, time)),
-        "timing": measure_timing(stats),
+        "timing": measure_timing(ledger.sample),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
         "grid": _describe_grid(plan),

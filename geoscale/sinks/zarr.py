@@ -171,6 +171,11 @@ class ZarrSink:
                 if not name.endswith(".partial"):
                     yield f"{layer.name}/c/{name}"
 
+    def place(self, key: str) -> tuple[int, int, int]:
+        """Time step, row and column of the shard that a key names."""
+        _, _, time, *_, row, column = key.split("/")
+        return int(time), int(row), int(column)
+
     def sweep(self, *, older_s: float = 86_400.0) -> list[str]:
         """Delete what killed writers left behind on a local disk.
 

@@ -7,12 +7,15 @@ import os
 import re
 import sqlite3
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from geoscale.errors import SourceError
 from geoscale.sources.fields import normalise_crs
 from geoscale.sources.settings import Grid
-from geoscale.types import Bool
+from geoscale.types import Bool, Ints
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -43,12 +46,27 @@ class Area:
         self._pixels = affinity.affine_transform(polygon, [a, b, d, e, c, f])
         shapely.prepare(self._pixels)
 
-    def touches(self, window: Window) -> bool:
-        """Tell whether any part of the window lies in the area."""
+    def touches(self, ys: Ints, xs: Ints) -> Bool:
+        """Tell which cells of a lattice hold any part of the area.
+
+        Parameters
+        ----------
+        ys, xs : ndarray of int
+            Edges of the cells, ascending, in px.
+
+        Returns
+        -------
+        ndarray of bool
+            (len(ys) - 1, len(xs) - 1).
+        """
         import shapely
 
-        box = shapely.box(window.x0, window.y0, window.x1, window.y1)
-        return bool(shapely.intersects(self._pixels, box))
+        found = np.zeros((len(ys) - 1, len(xs) - 1), bool)
+        # row by row: boxes of a million cells at once would take hundreds of MB
+        for row, (y0, y1) in enumerate(pairwise(ys.tolist())):
+            boxes = shapely.box(xs[:-1], y0, xs[1:], y1)
+            found[row] = shapely.intersects(self._pixels, boxes)
+        return found
 
     def mask(self, window: Window) -> Bool:
         """Give bool (y, x): True where a pixel's centre lies in the area."""

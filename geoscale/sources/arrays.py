@@ -25,8 +25,9 @@ from geoscale.sources.calibration import (
     in_units,
 )
 from geoscale.sources.hrefs import strip_signature
+from geoscale.sources.index import BoxIndex
 from geoscale.sources.targets import Target
-from geoscale.types import Array, Json, Pixels
+from geoscale.types import Array, Bool, Floats, Ints, Json, Pixels
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -149,6 +150,26 @@ class ArraySource:
         """Tell whether the window touches the array."""
         inside = window.shift(*self.layout.corner).clip(self.layout.size)
         return bool(len(times)) and not inside.is_empty
+
+    def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
+        """Tell which cells of a lattice touch the array."""
+        return self._index.cells(ys, xs)
+
+    def match(self, boxes: Floats, time: int) -> tuple[Ints, Ints]:
+        """Pair the windows that touch the array with it."""
+        return self._index.match(boxes)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Name of the array."""
+        return [self.name]
+
+    @property
+    def _index(self) -> BoxIndex:
+        (y, x), (height, width) = self.layout.corner, self.layout.size
+        box = np.array([[-y, -x, height - y, width - x]], float)
+        rows, columns = self.geobox.shape
+        return BoxIndex(box, [0], (int(rows), int(columns)))
 
     def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
         """Name of the array, if it touches the window."""

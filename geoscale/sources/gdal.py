@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from geoscale.errors import ReadError, SourceError, require
 from geoscale.sources.handles import Handle, HandlePool
+from geoscale.sources.hosts import find_host
 from geoscale.sources.hrefs import Access, to_gdal_path
 from geoscale.sources.parallel import PerProcess
 from geoscale.words import redact
@@ -52,6 +53,8 @@ _PERMANENT = re.compile(
 _AUTH = re.compile(
     r"\b(401|403)\b|access ?denied|authenticat|invalid ?credential", re.I
 )
+AUTH = "auth"
+"""Kind of a read that is refused with fresh credentials too."""
 _LAST_CODE = re.compile(r"HTTP (?:response|error) code\s*:\s*(\d{3})", re.I)
 _ALIASES = {"planetary-computer": "planetary_computer:sign_url"}
 _POOL = PerProcess(HandlePool)
@@ -242,20 +245,32 @@ def read_with_retries(
     from rasterio.errors import RasterioError
 
     path = to_gdal_path(href, access)
-    key = (href, access)
+    key, host = (href, access), find_host(href)
     last = access.attempts + first - 1
     for attempt in range(first, last + 1):
         try:
-            with gdal_env(path, attempt), _lend(key, path, attempt) as handle:
+            with contextlib.ExitStack() as stack:
+                if host is not None:
+                    stack.enter_context(host.visit())
+                stack.enter_context(gdal_env(path, attempt))
+                handle = stack.enter_context(_lend(key, path, attempt))
                 COUNTS.add("reads")
-                return read(handle)
+                found = read(handle)
+            if host is not None:
+                host.note(ok=True)
+            return found
         except (RasterioError, OSError, _cpl_error()) as err:
             drop_handle(key)
             why = explain(err)
-            if attempt == last or not is_transient(why, path, attempt):
+            may_pass = is_transient(why, path, attempt)
+            if host is not None:
+                # to say that something is not there is an answer
+                host.note(ok=not may_pass or bool(_AUTH.search(why)))
+            if attempt == last or not may_pass:
                 raise ReadError(
                     f"cannot read {redact(href)} after {attempt} "
-                    f"{'try' if attempt == 1 else 'tries'}: {redact(why)}"
+                    f"{'try' if attempt == 1 else 'tries'}: {redact(why)}",
+                    kind=_name_kind(why, may_pass=may_pass, path=path),
                 ) from None
         COUNTS.add("retries")
         # full jitter: thousands of workers must not come back in step
@@ -288,6 +303,12 @@ def is_transient(why: str, path: str, attempt: int) -> bool:
     if _AUTH.search(why):
         return attempt == 1  # once more, with a fresh signature
     return not _PERMANENT.search(why)
+
+
+def _name_kind(why: str, *, may_pass: bool, path: str) -> str:
+    if path.startswith("/vsi") and _AUTH.search(why):
+        return AUTH
+    return "transient" if may_pass else "permanent"
 
 
 def explain(err: BaseException) -> str:

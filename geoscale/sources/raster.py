@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,38 +20,20 @@ from geoscale.sources.calibration import (
 )
 from geoscale.sources.footprints import pixel_boxes
 from geoscale.sources.hrefs import Access
+from geoscale.sources.index import BoxIndex
 from geoscale.sources.items import Asset, Item, sort_items
+from geoscale.sources.missing import Task, tolerate
 from geoscale.sources.mosaic import Layer
 from geoscale.sources.parallel import started
 from geoscale.sources.reading import read_bands
-from geoscale.sources.steps import GroupBy, group_items
-from geoscale.sources.targets import RESAMPLINGS, Into, Request, Target
-from geoscale.types import Bool, Json, Pixels
+from geoscale.sources.steps import group_items
+from geoscale.sources.targets import RESAMPLINGS, Into, Reading, Request, Target
+from geoscale.types import Bool, Ints, Json, Missing, Pixels
 from geoscale.windows import Window
 from geoscale.words import suggest
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How a raster source reads; part of its spec."""
-
-    groupby: GroupBy = "solar_day"
-    """What makes one time step."""
-    resampling: str | Mapping[str, str] | None = None
-    """Method, or band → method; default nearest for classes, else bilinear."""
-    source_nodata: float | None = None
-    """Overrides nodata of files and metadata; NaN: there is none."""
-    trust_file: bool = False
-    """Whether a file that contradicts its item is believed."""
-    dtype: str | None = None
-    """Stored dtype, where the metadata do not say."""
-    calibration: Calibration = field(default_factory=Calibration)
-    """Units of the result."""
-    access: Access = field(default_factory=Access)
-    """How files may be reached."""
 
 
 class RasterSource:
@@ -153,6 +134,7 @@ class RasterSource:
             k: iter(self._touching(window, time).tolist())
             for k, time in enumerate(times)
         }
+        missing: list[Missing] = []
         while waiting:
             layers = []
             for k, items in list(waiting.items()):
@@ -162,12 +144,25 @@ class RasterSource:
                 else:
                     layers.append(Layer(item, data[k], valid[k]))
             if layers:
-                self._add_items(layers, window)
-        return Pixels(data, valid)
+                self._add_items(layers, window, missing)
+        return Pixels(data, valid, tuple(sorted(missing, key=lambda m: m.item)))
 
     def covers(self, window: Window, times: Sequence[int]) -> bool:
         """Tell without reading whether any item may touch the window."""
         return any(len(self._touching(window, time)) for time in times)
+
+    def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
+        """Tell which cells of a lattice any item may touch."""
+        return self._indexes[time].cells(ys, xs)
+
+    def match(self, boxes: Any, time: int) -> tuple[Any, Any]:
+        """Pair many windows with the items that may touch them."""
+        return self._indexes[time].match(boxes)
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Ids of all items, in the order of their numbers."""
+        return [item.id for item in self.items]
 
     def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
         """Ids of the items that may touch the window, sorted."""
@@ -234,7 +229,8 @@ class RasterSource:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the cached boxes out; they are cheap to find again."""
-        return {k: v for k, v in self.__dict__.items() if k != "_boxes"}
+        cached = ("_boxes", "_indexes")
+        return {k: v for k, v in self.__dict__.items() if k not in cached}
 
     def _copy(self, reading: Reading) -> RasterSource:
         other = RasterSource.__new__(RasterSource)
@@ -253,12 +249,12 @@ class RasterSource:
         return pixel_boxes(self.items, self.layout, self.target)
 
     def _touching(self, window: Window, time: int) -> Any:
-        members = np.array(self.steps[time].members)
-        y0, x0, y1, x1 = self._boxes[members].T
-        touches = (
-            (y0 < window.y1) & (window.y0 < y1) & (x0 < window.x1) & (window.x0 < x1)
-        )
-        return members[touches]
+        return self._indexes[time].touching(window)
+
+    @functools.cached_property
+    def _indexes(self) -> list[BoxIndex]:
+        shape = self.target.shape
+        return [BoxIndex(self._boxes, step.members, shape) for step in self.steps]
 
     def _find_dtype(self) -> np.dtype[Any]:
         if not self.is_identity:
@@ -269,18 +265,25 @@ class RasterSource:
         only = next(iter(found)) if len(found) == 1 else None
         return np.dtype(only or "float32")
 
-    def _add_items(self, layers: Sequence[Layer], window: Window) -> None:
+    def _add_items(
+        self, layers: Sequence[Layer], window: Window, missing: list[Missing]
+    ) -> None:
         """Put the pixels of one item a time step where no earlier item gave any."""
         access = self.reading.access
-        tasks: list[Callable[[], Bool | None]] = []
+        tasks: list[Task] = []
         ends = []
         for layer in layers:
             for places, request in self._requests(layer.item):
                 gains = [self.gains[layer.item][place] for place in places]
                 into = Into([layer.got[place] for place in places], gains)
-                tasks.append(
-                    functools.partial(read_bands, request, window, access, into)
+                task: Task = functools.partial(
+                    read_bands, request, window, access, into
                 )
+                if self.reading.on_missing == "nodata":
+                    names = tuple(self._bands[place] for place in places)
+                    ident = self.items[layer.item].id
+                    task = tolerate(task, ident, names, missing)
+                tasks.append(task)
             ends.append(len(tasks))
         remote = any("://" in asset.href for asset in self.layout[layers[0].item])
         with started(tasks, remote=remote) as results:

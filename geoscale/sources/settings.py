@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from geoscale.errors import JobError
 from geoscale.sources.calibration import Calibration
 from geoscale.sources.hrefs import Access
-from geoscale.sources.raster import Reading
+from geoscale.sources.missing import MOST_MISSING, OnMissing
 from geoscale.sources.steps import GroupBy
+from geoscale.sources.targets import Reading
 from geoscale.words import nearest_key
 
 _ORIGINS = ("items", "api", "zarr", "files", "array")
@@ -70,6 +71,10 @@ class Imagery(BaseModel):
     """What signs hrefs at reading: ``planetary-computer`` or ``module:function``."""
     trust: Literal["both", "file"] = "both"
     """``file``: where file and item differ, believe the file."""
+    on_missing: OnMissing = "error"
+    """``nodata``: an asset that is not there leaves a hole, which is listed."""
+    max_missing: int = Field(default=MOST_MISSING, ge=0)
+    """Assets that may be missing before the run stops."""
     allow_private: bool = False
     """Whether hosts in private networks may be asked."""
     crs: str | None = None
@@ -112,6 +117,8 @@ class Imagery(BaseModel):
                 scale=self.scale, offset=self.offset, harmonize=self.harmonize
             ),
             access=self.access(),
+            on_missing=self.on_missing,
+            max_missing=self.max_missing,
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from geoscale.errors import StackError
-from geoscale.sources.calibration import Gain
+from geoscale.sources.calibration import Calibration, Gain
 from geoscale.sources.fields import normalise_crs
+from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset
+from geoscale.sources.missing import MOST_MISSING, OnMissing
+from geoscale.sources.steps import GroupBy
 from geoscale.types import Array
 
 if TYPE_CHECKING:
@@ -82,3 +85,27 @@ class Into:
     """One (y, x) for each band, of the window's shape; zeros."""
     gains: Sequence[Gain]
     """Factor and offset of each band."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a raster source reads; part of its spec."""
+
+    groupby: GroupBy = "solar_day"
+    """What makes one time step."""
+    resampling: str | Mapping[str, str] | None = None
+    """Method, or band → method; default nearest for classes, else bilinear."""
+    source_nodata: float | None = None
+    """Overrides nodata of files and metadata; NaN: there is none."""
+    trust_file: bool = False
+    """Whether a file that contradicts its item is believed."""
+    dtype: str | None = None
+    """Stored dtype, where the metadata do not say."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """Units of the result."""
+    access: Access = field(default_factory=Access)
+    """How files may be reached."""
+    on_missing: OnMissing = "error"
+    """Whether an asset that is not there fails its blocks."""
+    max_missing: int = MOST_MISSING
+    """Assets that may be missing before the run stops, where they may be at all."""

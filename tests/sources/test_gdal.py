@@ -16,8 +16,8 @@ from geoscale.sources import open_source, source_from_spec
 from geoscale.sources.gdal import COUNTS, SETTINGS, gdal_env, is_transient
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item
-from geoscale.sources.raster import RasterSource, Reading
-from geoscale.sources.targets import Target
+from geoscale.sources.raster import RasterSource
+from geoscale.sources.targets import Reading, Target
 from geoscale.windows import Window
 from tests.sources.conftest import coordinates
 

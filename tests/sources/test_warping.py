@@ -13,8 +13,8 @@ from geoscale.errors import ReadError
 from geoscale.sources import open_source
 from geoscale.sources.gdal import COUNTS, close_handles
 from geoscale.sources.items import Asset, Item
-from geoscale.sources.raster import RasterSource, Reading
-from geoscale.sources.targets import Target
+from geoscale.sources.raster import RasterSource
+from geoscale.sources.targets import Reading, Target
 from geoscale.sources.tiles import TILES
 from geoscale.windows import Window
 

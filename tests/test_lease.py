@@ -1,0 +1,131 @@
+"""Two drivers of one output: the second is refused, the dead are not waited for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from geoscale.engine import lease as module
+from geoscale.engine.lease import TTL_S, Lease, describe_process
+from geoscale.errors import OutputError
+
+DIE_WITH_IT = """
+import sys
+from geoscale.engine.lease import Lease
+Lease(sys.argv[1]).take()
+"""
+ELSEWHERE = {"host": "other", "boot": "b", "space": "s", "pid": 7, "started": "1"}
+
+
+class Time:
+    """A clock that moves when somebody sleeps; something may happen meanwhile."""
+
+    def __init__(self, meanwhile=lambda: None):
+        self.now, self.meanwhile = 0.0, meanwhile
+
+    def clock(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.meanwhile()
+
+
+def make(url, **more):
+    time = more.pop("time", Time())
+    return Lease(str(url), clock=time.clock, sleep=time.sleep, **more)
+
+
+def test_it_is_given_back(tmp_path):
+    with make(tmp_path):
+        assert list((tmp_path / ".geoscale").glob("lease-*"))
+    assert not list((tmp_path / ".geoscale").glob("lease-*"))
+
+
+def test_a_live_driver_of_another_host_is_left_alone(tmp_path):
+    other = make(tmp_path, process=ELSEWHERE)
+    other.take()
+    mine = make(tmp_path, time=Time(other.beat))
+    with pytest.raises(OutputError, match=r"another run works on .*process 7 on other"):
+        mine.take()
+    assert other._is_mine(other._load())
+
+
+def test_a_driver_of_another_host_that_shows_no_sign_is_taken_over(tmp_path):
+    other = make(tmp_path, process=ELSEWHERE)
+    other.take()
+    time = Time()
+    mine = make(tmp_path, time=time)
+    mine.take()
+    assert time.now >= TTL_S
+    assert mine._is_mine(mine._load())
+    # it was only suspended: its next sign of life tells it
+    other.beat()
+    assert other.is_lost
+    assert mine._is_mine(mine._load()), "a suspended driver takes nothing back"
+
+
+def test_a_suspended_driver_is_told_to_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BEAT_S", 0.02)
+    told, event = [], threading.Event()
+
+    def on_lost(why):
+        told.append(why)
+        event.set()
+
+    with make(tmp_path, process=ELSEWHERE, on_lost=on_lost):
+        make(tmp_path)._folder.put("lease-driver.json", b'{"run": "another"}')
+        assert event.wait(5)
+    assert told == ["another run has taken over the output"]
+    assert json.loads((tmp_path / ".geoscale/lease-driver.json").read_text()), (
+        "the lease of the other is not deleted"
+    )
+
+
+def test_a_dead_process_of_this_host_is_not_waited_for(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable, "-c",
+            DIE_WITH_IT, str(tmp_path),
+        ],
+        check=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    time = Time()
+    make(tmp_path, time=time).take()
+    assert time.now < 1
+
+
+def test_a_number_that_another_process_got_since_is_not_the_driver(tmp_path):
+    gone = describe_process() | {"started": "1"}
+    make(tmp_path, process=gone).take()
+    time = Time()
+    make(tmp_path, time=time).take()
+    assert time.now < 1
+
+
+def test_of_two_that_begin_at_once_one_goes_on(tmp_path):
+    first, second = make(tmp_path), make(tmp_path)
+    time = Time(lambda: second.beat())
+    first._sleep, first._clock = time.sleep, time.clock
+    with pytest.raises(OutputError, match="another run works on"):
+        first.take()
+    assert second._is_mine(second._load())
+
+
+def test_parts_of_a_job_array_do_not_hinder_each_other(tmp_path):
+    with make(tmp_path, name="shard-0-of-2"), make(tmp_path, name="shard-1-of-2"):
+        assert len(list((tmp_path / ".geoscale").glob("lease-*"))) == 2
+
+
+def test_a_lease_that_cannot_be_read_is_watched_not_believed(tmp_path):
+    folder = tmp_path / ".geoscale"
+    folder.mkdir()
+    (folder / "lease-driver.json").write_bytes(b"\x00 no json")
+    time = Time()
+    make(tmp_path, time=time).take()
+    assert time.now >= TTL_S

@@ -1,0 +1,243 @@
+"""Take the safeguards out, one at a time, and see the tests turn red.
+
+``python tools/mutations.py [NAME ...]`` works on copies of the tree and prints a table;
+it fails if any safeguard can be taken out unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST_S = 240
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One safeguard, how it is taken out, and who must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = (
+    Mutation(
+        "digests are compared",
+        "geoscale/engine/verify.py",
+        "    if now in digests:\n        return None\n",
+        "    if now in digests or now:\n        return None\n",
+        "tests/test_run.py -k one_bit",
+    ),
+    Mutation(
+        "only a sound output is final",
+        "geoscale/engine/drive.py",
+        "    if found.is_sound:\n",
+        "    if True:\n",
+        "tests/test_run.py -k quarantined",
+    ),
+    Mutation(
+        "a block is done by its record alone",
+        "geoscale/engine/journal.py",
+        '        elif "d" in record:\n            if number in self.done:',
+        '        else:\n            record.setdefault("s", {})\n'
+        "            if number in self.done:",
+        "tests/test_journal.py tests/test_run.py -k 'digest or quarantined'",
+    ),
+    Mutation(
+        "an output belongs to one plan",
+        "geoscale/engine/journal.py",
+        "stored.hash != plan.hash",
+        "False",
+        "tests/test_run.py -k another_plan",
+    ),
+    Mutation(
+        "objects appear whole",
+        "geoscale/storage.py",
+        "        with part.open(",
+        "        part = target\n        with part.open(",
+        "tests/test_storage.py",
+    ),
+    Mutation(
+        "the second attempt believes no cache",
+        "geoscale/sources/gdal.py",
+        "    if attempt > 1 and is_remote:\n",
+        "    if False and is_remote:\n",
+        "tests/sources/test_gdal.py -k transient_failures",
+    ),
+    Mutation(
+        "one thread a read",
+        "geoscale/sources/gdal.py",
+        '"GDAL_NUM_THREADS": "1"',
+        '"GDAL_NUM_THREADS": "ALL_CPUS"',
+        "tests/sources/test_gdal.py -k settings",
+    ),
+    Mutation(
+        "zeros from afar are asked for twice",
+        "geoscale/sources/reading.py",
+        'if valid is not None and "://" in href and _is_suspicious(into, valid):',
+        "if False:",
+        "tests/sources/test_gdal.py -k zeros",
+    ),
+    Mutation(
+        "drivers are pinned",
+        "geoscale/sources/gdal.py",
+        "rasterio.open(path, driver=_driver(path), sharing=False, **how)",
+        "rasterio.open(path, sharing=False, **how)",
+        "tests/sources/test_gdal.py -k vrt",
+    ),
+    Mutation(
+        "private networks are refused",
+        "geoscale/sources/hrefs.py",
+        "        if not address.is_global:\n",
+        "        if False:\n",
+        "tests/sources/test_hrefs.py",
+    ),
+    Mutation(
+        "invalid pixels are masked again",
+        "geoscale/engine/block.py",
+        "    keep = usable\n",
+        "    keep = usable | True\n",
+        "tests/test_invariance.py -k invalid_pixels",
+    ),
+    Mutation(
+        "scores are finite",
+        "geoscale/models/held.py",
+        "        check_finite(scores, part, self._precision)\n",
+        "",
+        "tests/models/test_torch_predictor.py tests/models/test_onnx_predictor.py",
+    ),
+    Mutation(
+        "weights are those of the card",
+        "geoscale/models/weights.py",
+        "    found = sha256_file(path)\n",
+        "    found = card.weights.sha256 or expected_sha256 or sha256_file(path)\n",
+        "tests/models/test_weights.py -k another_hash",
+    ),
+    Mutation(
+        "every key is loaded",
+        "geoscale/models/state.py",
+        "    if missing or extra:\n",
+        "    if False:\n",
+        "tests/models/test_weights.py -k missing_and_extra",
+    ),
+    Mutation(
+        "pickles run no code",
+        "geoscale/models/state.py",
+        "weights_only=True",
+        "weights_only=False",
+        "tests/models/test_weights.py -k pickle",
+    ),
+    Mutation(
+        "chunks carry checksums",
+        "geoscale/sinks/shards.py",
+        "checksum=True",
+        "checksum=False",
+        "tests/sinks/test_shards.py",
+    ),
+    Mutation(
+        "one driver an output",
+        "geoscale/engine/lease.py",
+        "        if found is not None and not is_dead(found, self._me):\n",
+        "        if False:\n",
+        "tests/test_lease.py",
+    ),
+    Mutation(
+        "a poison block is set aside",
+        "geoscale/engine/drive.py",
+        "        spent = self.attempts.get(number, 0) >= ATTEMPTS\n",
+        "        spent = self.attempts.get(number, 0) >= 10 * ATTEMPTS\n",
+        "tests/test_run.py tests/sources/test_missing.py -k quarantined",
+    ),
+    Mutation(
+        "a full disk stops the run",
+        "geoscale/engine/failures.py",
+        "    ((StoppedError, PlanError,",
+        "    ((PlanError,",
+        "tests/test_run.py tests/test_hostile.py -k 'room or fills'",
+    ),
+    Mutation(
+        "holes are listed",
+        "geoscale/engine/block.py",
+        "    if pixels.missing:\n",
+        "    if False:\n",
+        "tests/sources/test_missing.py",
+    ),
+    Mutation(
+        "what hangs is seen",
+        "geoscale/engine/loop.py",
+        "            if now - began > patience:\n",
+        "            if now - began > 100 * patience:\n",
+        "tests/test_stopping.py -k hangs",
+    ),
+    Mutation(
+        "URLs lose their secrets",
+        "geoscale/words.py",
+        '    return bare + ("?…" if parts.query else "")',
+        "    return url",
+        "tests/cli/test_secrets.py tests/sources/test_gdal.py -k 'keeps or hides'",
+    ),
+)
+
+
+def try_one(mutation: Mutation, folder: Path) -> str:
+    """Take one safeguard out of a copy of the tree; say what the tests made of it."""
+    tree = folder / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    names = ("geoscale", "tests", "tools", "docs", "clusters", "benchmarks")
+    for name in names:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name)
+    for path in (*ROOT.glob("*.toml"), *ROOT.glob("*.md")):
+        shutil.copy(path, tree)
+    path = tree / mutation.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        return f"stale: {text.count(mutation.old)} places match in {mutation.file}"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {mutation.tests}"
+    # a run that hangs without its safeguard has noticed too
+    try:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tree,
+            env=os.environ | {"PYTHONPATH": str(tree)},
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "seen (no end)"
+    if done.returncode == 1:
+        return "seen"
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    return f"NOT SEEN: exit {done.returncode}, {last}"
+
+
+def main() -> None:
+    """Try those that are named, all by default."""
+    wanted = sys.argv[1:]
+    left = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mutation in MUTATIONS:
+            if wanted and mutation.name not in wanted:
+                continue
+            found = try_one(mutation, Path(folder))
+            print(f"{mutation.name:<40} {found}", flush=True)
+            if not found.startswith("seen"):
+                left.append(mutation.name)
+    if left:
+        sys.exit(f"{len(left)} safeguards can be taken out unseen: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    main()
