@@ -30,6 +30,12 @@ def data_dir() -> Path:
 
 
 @pytest.fixture
+def share():
+    """Part of the tries of a proof: all for the page of results, a tenth by default."""
+    return float(os.environ.get("GEOSCALE_PROOF_SHARE", "0.1"))
+
+
+@pytest.fixture
 def proof(record_property):
     """Record what a proof tried; `tools/reliability.py` adds it up."""
 

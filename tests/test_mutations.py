@@ -13,7 +13,7 @@ import pytest
 from tools.mutations import MUTATIONS, ROOT, try_one
 
 SEED = int(os.environ.get("GEOSCALE_SEED", "20"))
-SHARE = 0.1
+SHARE = float(os.environ.get("GEOSCALE_PROOF_SHARE", "0.1"))
 
 
 def some():

@@ -192,5 +192,5 @@ def test_some_histories_end_in_the_clean_bytes(clean, proof):
 
 
 @pytest.mark.slow
-def test_many_histories_end_in_the_clean_bytes(clean, proof):
-    try_it(clean, 120, 25, proof)
+def test_many_histories_end_in_the_clean_bytes(clean, proof, share):
+    try_it(clean, max(10, round(share * 150)), 25, proof)

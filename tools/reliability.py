@@ -65,7 +65,8 @@ def run(paths: str) -> Row:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not infra"]
         command += ["-p", "no:cacheprovider", f"--junitxml={report}", *paths.split()]
         print(" ".join(command[3:]), flush=True)
-        subprocess.run(command, cwd=ROOT, check=False)
+        env = {"GEOSCALE_PROOF_SHARE": "1"} | os.environ
+        subprocess.run(command, cwd=ROOT, check=False, env=env)
         return read(report)
 
 

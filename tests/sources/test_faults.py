@@ -122,8 +122,9 @@ def test_of_500_windows_none_is_silently_wrong(
     quick: None,
     monkeypatch: pytest.MonkeyPatch,
     proof: Any,
+    share: float,
 ) -> None:
     if threads is not None:
         monkeypatch.setenv("GDAL_NUM_THREADS", threads)
-    count = 30 if mode == "stall" else 500
+    count = max(10, round(share * (100 if mode in ("stall", "drip") else 500)))
     judge(serve(mode, scene, write_tif, count), proof)
