@@ -114,7 +114,7 @@ def test_every_window_is_right_or_an_error(
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [None, "ALL_CPUS"])
 @pytest.mark.parametrize("mode", MODES)
-def test_of_500_windows_none_is_silently_wrong(
+def test_of_500_windows_none_is_silently_wrong(  # noqa: PLR0917
     mode: str,
     threads: str | None,
     scene: Any,
