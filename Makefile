@@ -1,4 +1,4 @@
-# Seven words. `make demo` and `make test` are all that a new machine needs.
+# Few words. `make demo` and `make test` are all that a new machine needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
