@@ -138,20 +138,23 @@ def _reach_request(predictor: Any, batches: list[np.ndarray]) -> Callable[[], No
 def _reach_module(predictor: Any, batches: list[np.ndarray]) -> Callable[[], None]:
     import torch
 
+    from geoscale.models.own_thread import call
+
     layout = getattr(predictor, "_format", torch.contiguous_format)
     device = getattr(predictor, "_device", torch.device("cpu"))
     tensors = [
         torch.from_numpy(b).to(device).contiguous(memory_format=layout) for b in batches
     ]
 
-    def run() -> None:
+    def forward() -> None:
         with torch.inference_mode():
             for x in tensors:
                 predictor._forward(x)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return run
+    # where the predictor computes too: a second team of threads would slow both
+    return forward if device.type == "cuda" else lambda: call(forward)
 
 
 def predict_all(kernel: Kernel, batches: list[np.ndarray]) -> Callable[[], None]:

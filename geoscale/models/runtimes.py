@@ -21,6 +21,7 @@ from geoscale.models.openvino_predictor import (
     check_precision,
     import_openvino,
 )
+from geoscale.models.own_thread import call
 from geoscale.models.torch_predictor import TorchPredictor
 from geoscale.models.weights import resolve_weights
 
@@ -185,6 +186,11 @@ def load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     PlanError
         If the device is absent, or the runtime cannot do what is asked.
     """
+    # building a network computes too, and a team of threads once made stays
+    return call(_load_predictor, card, settings)
+
+
+def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     patch = _check_patch(card, settings)
     path, sha256 = resolve_weights(card, expected_sha256=settings.expected_sha256)
     onnx = _is_onnx(card, path)

@@ -11,6 +11,7 @@ from geoscale.errors import BlockError, GeoscaleError, PlanError
 from geoscale.models.build import freeze
 from geoscale.models.device import DeviceLostError, make_cuda_repeatable, pick_device
 from geoscale.models.held import HeldPredictor, Precision
+from geoscale.models.own_thread import call
 from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
 
@@ -91,7 +92,8 @@ class TorchPredictor(HeldPredictor):
         """Limit the CPU threads of torch in this whole process."""
         import torch
 
-        torch.set_num_threads(count)
+        # OpenMP keeps this number for each thread
+        call(torch.set_num_threads, count)
 
     def open_canvas(self, spec: CanvasSpec, data: Array, valid: Bool) -> Canvas | None:
         """Keep a block on the device; see `geoscale.types.CanvasPredictor`.
@@ -134,7 +136,7 @@ class TorchPredictor(HeldPredictor):
         return {
             "version": torch.__version__,
             "device": str(self._device),
-            "threads": torch.get_num_threads(),
+            "threads": call(torch.get_num_threads),
             "channels_last": True,
             "canvas": self.offers_canvas,
             "tf32": False,
@@ -149,6 +151,11 @@ class TorchPredictor(HeldPredictor):
             self._run_checked(patch)
 
     def _run(self, part: Float) -> Float:
+        if self._device.type == "cpu":
+            return call(self._compute, part)
+        return self._compute(part)
+
+    def _compute(self, part: Float) -> Float:
         import torch
 
         try:
