@@ -242,7 +242,8 @@ def run(  # noqa: PLR0913  (one verb, all by name)
         ledger = journal.begin(plan)
         blocks = None if shard is None else pick_shard(plan, shard)
         if only_quarantined:
-            blocks = [n for n in blocks or sorted(ledger.failed) if n in ledger.failed]
+            some = sorted(ledger.failed) if blocks is None else blocks
+            blocks = [n for n in some if n in ledger.failed]
         executor = make_executor(plan, url, client, trust_code=trust_code)
         tally = drive(
             plan, journal, executor, blocks=blocks, progress=progress, stop=stop

@@ -67,18 +67,17 @@ class Host:
         ReadError
             If it has been down for too long.
         """
-        self._wait()
+        is_probe = self._wait()
         try:
             with self._slots:
                 yield
         finally:
-            # whatever came of it, another may ask next
-            self._is_probed = False
+            if is_probe:  # whatever came of it, another may ask next
+                self._is_probed = False
 
     def note(self, *, ok: bool) -> None:
         """Learn how a request ended: any answer is good, failing to give one is not."""
         with self._lock:
-            self._is_probed = False
             if ok:
                 self._failed = self._pauses = 0
                 self._closed_until = 0.0
@@ -92,17 +91,18 @@ class Host:
             self._pauses += 1
             self._closed_until = self._clock() + pause
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait for a turn; tell whether it is to find out if the server is back."""
         began = self._clock()
         while True:
             with self._lock:
                 now = self._clock()
                 if self._failed < FAILURES:
-                    return
+                    return False
                 if now >= self._closed_until and not self._is_probed:
                     # one asks whether it is back; the others go on waiting
                     self._is_probed = True
-                    return
+                    return True
                 rest = max(self._closed_until - now, 0.1)
             if now - began > PATIENCE_S:
                 raise ReadError(

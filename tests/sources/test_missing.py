@@ -156,6 +156,9 @@ def test_without_leave_the_blocks_are_quarantined_and_made_later(
     assert "--only-quarantined" in said
     Path(files[0]).write_bytes(data)
     close_handles()
+    # a part of a job array that has no block of its own makes none of the others'
+    part = gs.run(plan, tmp_path / "map.zarr", shard=(98, 99), only_quarantined=True)
+    assert part.computed == 0
     again = gs.run(plan, tmp_path / "map.zarr", only_quarantined=True)
     assert again.complete
     assert again.computed == 4
