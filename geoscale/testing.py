@@ -91,10 +91,6 @@ class FakeSource:
             self.data[steps][:, :, ys, xs].copy(), self.valid[steps][:, ys, xs].copy()
         )
 
-    def covers(self, window: Window, times: Sequence[int]) -> bool:
-        """Say yes."""
-        return not window.is_empty and len(times) > 0
-
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
         """Say yes for every cell."""
         return np.ones((len(ys) - 1, len(xs) - 1), bool)
@@ -106,10 +102,6 @@ class FakeSource:
 
     @property
     def item_ids(self) -> list[str]:
-        """Name no item."""
-        return []
-
-    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
         """Name no item."""
         return []
 

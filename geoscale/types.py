@@ -86,12 +86,8 @@ class Source(Protocol):
         """Read a window that lies inside the geobox, for some time steps."""
         ...
 
-    def covers(self, window: Window, times: Sequence[int]) -> bool:
-        """Tell without reading whether any imagery may touch the window."""
-        ...
-
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
-        """Tell for all cells of a lattice at once what `covers` would.
+        """Tell without reading which cells of a lattice any imagery may touch.
 
         `ys` and `xs` are the edges of its cells, ascending; the result is bool
         (len(ys) - 1, len(xs) - 1).
@@ -108,10 +104,6 @@ class Source(Protocol):
     @property
     def item_ids(self) -> list[str]:
         """Ids of the items, unsigned, in the order of their numbers."""
-        ...
-
-    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
-        """Ids of the items that may touch the window, unsigned, sorted."""
         ...
 
     def spec(self) -> Json:

@@ -97,7 +97,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     pytest.importorskip("spyndex")
     from geoscale.demo.run import prepare
 
-    prepare(tmp_path, 600)
+    prepare(tmp_path, 2400)  # many blocks: the first has to outlive the second's wait
     job = tmp_path / "twice.yaml"
     job.write_text(
         "imagery: {items: items.json}\nmodel: s2-landcover-unet\n"
@@ -106,7 +106,7 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path):
     first = subprocess.Popen(command(job), stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         for line in first.stdout:
-            if "/361 blocks" in line:
+            if "/5,625 blocks" in line:
                 break
         second = subprocess.run(
             command(job), capture_output=True, text=True, check=False, cwd=ROOT

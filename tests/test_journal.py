@@ -15,14 +15,7 @@ from geoscale.engine.journal import (
     Journal,
 )
 from geoscale.types import Outcome
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from tests.support.clock import Clock
 
 
 def made(block, digest="d", attempt=1, **stats):

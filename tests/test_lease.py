@@ -12,6 +12,7 @@ import pytest
 from geoscale.engine import lease as module
 from geoscale.engine.lease import TTL_S, Lease, describe_process
 from geoscale.errors import OutputError
+from tests.support.clock import Clock
 
 DIE_WITH_IT = """
 import sys
@@ -21,23 +22,9 @@ Lease(sys.argv[1]).take()
 ELSEWHERE = {"host": "other", "boot": "b", "space": "s", "pid": 7, "started": "1"}
 
 
-class Time:
-    """A clock that moves when somebody sleeps; something may happen meanwhile."""
-
-    def __init__(self, meanwhile=lambda: None):
-        self.now, self.meanwhile = 0.0, meanwhile
-
-    def clock(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-        self.meanwhile()
-
-
 def make(url, **more):
-    time = more.pop("time", Time())
-    return Lease(str(url), clock=time.clock, sleep=time.sleep, **more)
+    time = more.pop("time", Clock())
+    return Lease(str(url), clock=time, sleep=time.sleep, **more)
 
 
 def test_it_is_given_back(tmp_path):
@@ -49,7 +36,7 @@ def test_it_is_given_back(tmp_path):
 def test_a_live_driver_of_another_host_is_left_alone(tmp_path):
     other = make(tmp_path, process=ELSEWHERE)
     other.take()
-    mine = make(tmp_path, time=Time(other.beat))
+    mine = make(tmp_path, time=Clock(meanwhile=other.beat))
     with pytest.raises(OutputError, match=r"another run works on .*process 7 on other"):
         mine.take()
     assert other._is_mine(other._load())
@@ -58,7 +45,7 @@ def test_a_live_driver_of_another_host_is_left_alone(tmp_path):
 def test_a_driver_of_another_host_that_shows_no_sign_is_taken_over(tmp_path):
     other = make(tmp_path, process=ELSEWHERE)
     other.take()
-    time = Time()
+    time = Clock()
     mine = make(tmp_path, time=time)
     mine.take()
     assert time.now >= TTL_S
@@ -95,7 +82,7 @@ def test_a_dead_process_of_this_host_is_not_waited_for(tmp_path):
         check=True,
     )  # fmt: skip
     assert done.returncode == 0
-    time = Time()
+    time = Clock()
     make(tmp_path, time=time).take()
     assert time.now < 1
 
@@ -103,15 +90,15 @@ def test_a_dead_process_of_this_host_is_not_waited_for(tmp_path):
 def test_a_number_that_another_process_got_since_is_not_the_driver(tmp_path):
     gone = describe_process() | {"started": "1"}
     make(tmp_path, process=gone).take()
-    time = Time()
+    time = Clock()
     make(tmp_path, time=time).take()
     assert time.now < 1
 
 
 def test_of_two_that_begin_at_once_one_goes_on(tmp_path):
     first, second = make(tmp_path), make(tmp_path)
-    time = Time(lambda: second.beat())
-    first._sleep, first._clock = time.sleep, time.clock
+    time = Clock(meanwhile=lambda: second.beat())
+    first._sleep, first._clock = time.sleep, time
     with pytest.raises(OutputError, match="another run works on"):
         first.take()
     assert second._is_mine(second._load())
@@ -126,6 +113,6 @@ def test_a_lease_that_cannot_be_read_is_watched_not_believed(tmp_path):
     folder = tmp_path / ".geoscale"
     folder.mkdir()
     (folder / "lease-driver.json").write_bytes(b"\x00 no json")
-    time = Time()
+    time = Clock()
     make(tmp_path, time=time).take()
     assert time.now >= TTL_S

@@ -11,6 +11,7 @@ from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
 from geoscale.engine.stopping import MARGIN_S, Stop
 from geoscale.errors import HungError
+from tests.support.clock import Clock
 from tests.support.toy import (
     run_toy,
     stored_bytes,
@@ -21,16 +22,8 @@ from tests.support.toy import (
 )
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 def test_no_block_is_begun_that_would_end_after_the_deadline():
-    clock = Clock()
+    clock = Clock(1000.0)
     stop = Stop(100.0, clock)
     for seconds in [10.0] * 19 + [30.0]:
         stop.note(seconds)
@@ -45,7 +38,7 @@ def test_no_block_is_begun_that_would_end_after_the_deadline():
 
 
 def test_the_longest_usual_block_counts_and_so_do_queued_ones():
-    clock = Clock()
+    clock = Clock(1000.0)
     stop = Stop(100.0, clock)
     for seconds in [1.0] * 10 + [20.0] * 10:
         stop.note(seconds)

@@ -146,11 +146,6 @@ class ArraySource:
         np.copyto(data, 0, where=~valid[:, None])
         return Pixels(data, valid)
 
-    def covers(self, window: Window, times: Sequence[int]) -> bool:
-        """Tell whether the window touches the array."""
-        inside = window.shift(*self.layout.corner).clip(self.layout.size)
-        return bool(len(times)) and not inside.is_empty
-
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
         """Tell which cells of a lattice touch the array."""
         return self._index.cells(ys, xs)
@@ -170,10 +165,6 @@ class ArraySource:
         box = np.array([[-y, -x, height - y, width - x]], float)
         rows, columns = self.geobox.shape
         return BoxIndex(box, [0], (int(rows), int(columns)))
-
-    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
-        """Name of the array, if it touches the window."""
-        return [self.name] if self.covers(window, times) else []
 
     def calibrated(self, units: Units, multiply: float = 1.0) -> ArraySource:
         """Give this source in other units.

@@ -147,10 +147,6 @@ class RasterSource:
                 self._add_items(layers, window, missing)
         return Pixels(data, valid, tuple(sorted(missing, key=lambda m: m.item)))
 
-    def covers(self, window: Window, times: Sequence[int]) -> bool:
-        """Tell without reading whether any item may touch the window."""
-        return any(len(self._touching(window, time)) for time in times)
-
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
         """Tell which cells of a lattice any item may touch."""
         return self._indexes[time].cells(ys, xs)
@@ -163,12 +159,6 @@ class RasterSource:
     def item_ids(self) -> list[str]:
         """Ids of all items, in the order of their numbers."""
         return [item.id for item in self.items]
-
-    def provenance(self, window: Window, times: Sequence[int]) -> list[str]:
-        """Ids of the items that may touch the window, sorted."""
-        return sorted(
-            {self.items[i].id for time in times for i in self._touching(window, time)}
-        )
 
     def calibrated(self, units: Units, multiply: float = 1.0) -> RasterSource:
         """Give this source in other units.

@@ -9,6 +9,8 @@ import pytest
 import rasterio
 from affine import Affine
 
+from geoscale.windows import Window
+
 
 @pytest.fixture
 def write_tif(tmp_path: Path) -> Any:
@@ -53,3 +55,8 @@ def coordinates(shape: tuple[int, int], dtype: str = "uint16") -> Any:
     count = shape[0] * shape[1]
     assert dtype.startswith("float") or count < np.iinfo(dtype).max
     return (1 + np.arange(count)).reshape(shape).astype(dtype)
+
+
+def matched(source: Any, window: Window) -> list[str]:
+    _, items = source.match(np.array([window.as_tuple()], float), 0)
+    return sorted(source.item_ids[int(item)] for item in items)

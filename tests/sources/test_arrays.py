@@ -19,6 +19,7 @@ from geoscale.sources import (
 )
 from geoscale.types import Pixels, Source
 from geoscale.windows import Window
+from tests.sources.conftest import matched
 
 _a: type[Source] = ArraySource
 _z: type[Source] = ZarrSource
@@ -142,7 +143,7 @@ def test_bounds_crop_and_may_reach_outside() -> None:
     assert got.data.shape == (2, 3, 20, 30)
     assert (got.data[:, :, :10, :20] == scene().values[:, :, 10:, 10:]).all()
     assert got.valid.sum() == 2 * 10 * 20
-    assert not source.covers(Window(12, 0, 20, 30), [0])
+    assert not matched(source, Window(12, 0, 20, 30))
     with pytest.raises(StackError, match="arrays are not warped"):
         open_source({"array": scene()}, grid={"crs": "EPSG:32633"})
     with pytest.raises(StackError, match="is not the array's"):
@@ -175,7 +176,7 @@ def test_zarr_of_both_versions(tmp_path: Path, version: int) -> None:
     assert read_all(pickle.loads(pickle.dumps(source))).valid.sum() == got.valid.sum()
     lazy = lazy_stack(source, chunks=8).compute(scheduler="synchronous")
     assert (lazy.values == got.data).all()
-    assert source.provenance(Window(0, 0, 1, 1), [0]) == [path]
+    assert matched(source, Window(0, 0, 1, 1)) == [path]
     with pytest.raises(SourceError, match="band `swir` is not in the imagery"):
         open_source({"zarr": path}, bands=["swir"])
 

@@ -15,22 +15,12 @@ from geoscale.sources.hosts import (
     Host,
     find_host,
 )
-
-
-class Time:
-    def __init__(self):
-        self.now = 0.0
-
-    def clock(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
+from tests.support.clock import Clock
 
 
 def make():
-    time = Time()
-    return Host("e.org", clock=time.clock, sleep=time.sleep), time
+    time = Clock()
+    return Host("e.org", clock=time, sleep=time.sleep), time
 
 
 def fail(host, times):

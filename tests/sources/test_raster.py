@@ -17,7 +17,7 @@ from geoscale.sources import RasterSource, open_source, source_from_spec
 from geoscale.sources.gdal import COUNTS, close_handles
 from geoscale.types import Pixels, Source
 from geoscale.windows import Window
-from tests.sources.conftest import coordinates
+from tests.sources.conftest import coordinates, matched
 
 _: type[Source] = RasterSource
 
@@ -258,8 +258,7 @@ def test_spec_round_trips_and_pickles(aligned: RasterSource) -> None:
 def test_nothing_is_opened_before_the_first_read(aligned: RasterSource) -> None:
     before = COUNTS.opened, COUNTS.reads
     again = source_from_spec(aligned.spec()).calibrated("reflectance", 10000)
-    assert again.covers(whole(again), [0])
-    assert again.provenance(whole(again), [0]) == ["S2L1C_20150711T100008"]
+    assert matched(again, whole(again)) == ["S2L1C_20150711T100008"]
     assert (COUNTS.opened, COUNTS.reads) == before
 
 
@@ -318,7 +317,7 @@ def test_groups_of_time(write_tif: Any) -> None:
     assert (first.data == 1).all()
 
 
-def test_covers_never_misses_what_is_valid(write_tif: Any) -> None:
+def test_match_never_misses_what_is_valid(write_tif: Any) -> None:
     name = write_tif("a.tif", np.full((100, 90), 5, "uint8"))
     grid = {
         "crs": "EPSG:32633",
@@ -333,10 +332,9 @@ def test_covers_never_misses_what_is_valid(write_tif: Any) -> None:
         for x in range(0, columns, 50):
             window = Window(y, x, y + 50, x + 50).clip((rows, columns))
             if valid[window.within(whole(source))].any():
-                assert source.covers(window, [0])
+                assert matched(source, window)
     far = Window(0, 0, 50, 50)
-    assert not source.covers(far, [0])
-    assert source.provenance(far, [0]) == []
+    assert not matched(source, far)
 
 
 def test_file_that_contradicts_its_item_is_refused(write_tif: Any) -> None:
