@@ -21,6 +21,7 @@ from geoscale.faults import point
 from geoscale.words import redact
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.ENOSYS}
 _NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -93,6 +94,24 @@ class Folder:
         except OSError as err:
             raise explain_os_error(err, self.url) from err
         TRAFFIC.add(len(data))
+
+    def create(self, name: str, data: bytes) -> bool | None:
+        """Store an object of a local folder unless there is one of that name.
+
+        Returns
+        -------
+        bool or None
+            Whether it was stored; None where nothing was done, since this file system
+            cannot tell.
+        """
+        if not self.is_local:
+            return None
+        try:
+            return _create_local(Path(f"{self.path}/{name}"), data)
+        except OSError as err:
+            if err.errno in _NO_LINKS:
+                return None
+            raise explain_os_error(err, self.url) from err
 
     def get(self, name: str) -> bytes | None:
         """Bytes of an object; None where there is none."""
@@ -222,3 +241,17 @@ def _put_local(target: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     point("put.after")
+
+
+def _create_local(target: Path, data: bytes) -> bool:
+    """Link a finished file to its name: of all who try at once, one can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        part.write_bytes(data)
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True

@@ -95,8 +95,35 @@ def test_a_number_that_another_process_got_since_is_not_the_driver(tmp_path):
     assert time.now < 1
 
 
-def test_of_two_that_begin_at_once_one_goes_on(tmp_path):
-    first, second = make(tmp_path), make(tmp_path)
+def test_of_many_that_begin_at_once_one_goes_on(tmp_path):
+    # all see a free lease: what they then do is what has to tell them apart
+    many = [make(tmp_path) for _ in range(12)]
+    for lease in many:
+        lease._load = lambda: None
+    ready, won, refused = threading.Barrier(len(many)), [], []
+
+    def begin(lease):
+        ready.wait()
+        try:
+            lease.take()
+        except OutputError:
+            refused.append(lease)
+        else:
+            won.append(lease)
+
+    threads = [threading.Thread(target=begin, args=(lease,)) for lease in many]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(refused)) == (1, 11)
+    del won[0]._load
+    assert won[0]._is_mine(won[0]._load())
+    assert len(list((tmp_path / ".geoscale").iterdir())) == 1, "nothing is left over"
+
+
+def test_of_two_that_begin_at_once_in_an_object_store_one_goes_on():
+    first, second = make("memory://lease-of-two"), make("memory://lease-of-two")
     time = Clock(meanwhile=lambda: second.beat())
     first._sleep, first._clock = time.sleep, time
     with pytest.raises(OutputError, match="another run works on"):

@@ -29,7 +29,8 @@ BEAT_S = 5.0
 TTL_S = 20.0
 """Seconds without one after which a driver is held to be gone."""
 SETTLE_S = 0.2
-"""Seconds after which two who took a free lease at once see who has it."""
+"""Seconds after which two who took a lease at once see who has it, where the file
+system does not let one of them fail."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -101,8 +102,10 @@ class Lease:
         found = self._load()
         if found is not None and not is_dead(found, self._me):
             self._watch(found)
+        elif found is None and self._create():
+            return
         self.beat()
-        self._sleep(SETTLE_S if found is None else 0.0)
+        self._sleep(SETTLE_S)
         now = self._load()
         if not self._is_mine(now):
             raise self._refuse(now or {})
@@ -113,8 +116,18 @@ class Lease:
             self.is_lost = True
             return
         self._beats += 1
-        record = self._me | {"beat": self._beats}
-        self._folder.put(self._key, json.dumps(record).encode())
+        self._folder.put(self._key, self._sign())
+
+    def _create(self) -> bool:
+        """Take a free lease where of all who try one succeeds; else nothing."""
+        made = self._folder.create(self._key, self._sign())
+        if made is False:
+            raise self._refuse(self._load() or {})
+        self._beats += made is True
+        return made is True
+
+    def _sign(self) -> bytes:
+        return json.dumps(self._me | {"beat": self._beats}).encode()
 
     def _keep(self) -> None:
         while not self._ended.wait(BEAT_S):
