@@ -56,9 +56,9 @@ def draw_efficiency(folder: Path, result: Result) -> str | None:
 
 
 def case_name(row: Result) -> str:
-    """``unet, torch float32``: what an efficiency row ran."""
-    told = row.get("predictor", {})
-    return f"{row['workload']}, {told.get('runtime')} {told.get('precision')}"
+    """``unet 3072, torch float32``: what an efficiency row ran."""
+    told, size = row.get("predictor", {}), row.get("size_px", "")
+    return f"{row['workload']} {size}, {told.get('runtime')} {told.get('precision')}"
 
 
 def draw_peers(folder: Path, found: Result) -> str | None:
