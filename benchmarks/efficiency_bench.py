@@ -21,7 +21,6 @@ from geoscale.errors import GeoscaleError
 # reading the next block and writing the last one can hide behind the network.
 CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("landcover", 3072, {}),
-    ("landcover", 6144, {}),
     ("unet", 3072, {}),
     ("unet", 3072, {"runtime": "auto", "precision": "auto"}),
     ("ukis", 3072, {}),

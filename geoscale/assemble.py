@@ -17,7 +17,7 @@ from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.zarr import ZarrSink
-from geoscale.sources.opening import source_from_spec
+from geoscale.sources.opening import source_of
 from geoscale.spread import limit_threads
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
@@ -114,7 +114,7 @@ def make_kernel(
         limit_threads(threads)
     return Kernel(
         plan=plan,
-        source=source_from_spec(plan.source) if source is None else source,
+        source=source_of(plan) if source is None else source,
         prepare=Preprocessor.from_card(plan.card, trust_code),
         predictor=predictor,
         task=make_task(plan),

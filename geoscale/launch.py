@@ -151,8 +151,7 @@ def pick_in_flight(plan: InferencePlan, client: Client | None) -> int:
     if plan.inference.in_flight is not None:
         return plan.inference.in_flight
     is_here = client is None or count_local_workers(client) > 0
-    first = next(iter(plan.source.get("items", ())), plan.source)
-    is_remote = "://" in json.dumps(first, default=str)
+    is_remote = plan.source.get("remote", "://" in json.dumps(plan.source, default=str))
     if is_here and not is_remote and name_kind(plan.inference.device) == "cpu":
         return 1
     return plan.in_flight

@@ -14,6 +14,7 @@ from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
 from geoscale.sinks.cog import export_cog
 from geoscale.sinks.stac import export_stac
+from geoscale.sources.opening import list_sources
 from geoscale.types import Json
 from geoscale.words import redact
 
@@ -138,8 +139,7 @@ def export(
         )
     cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
     # A mapping of URLs to ids would carry signatures; ids say enough.
-    sources = [str(item["id"]) for item in stored.source.get("items", ())]
-    facts = {**final, "sources": sources}
+    facts = {**final, "sources": list_sources(stored)}
     catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
     return [*(path for paths in cogs.values() for path in paths), catalogue]
 

@@ -103,8 +103,17 @@ def plan_json(plan: InferencePlan) -> bytes:
     return json.dumps(data, indent=1, sort_keys=True).encode()
 
 
-def load_plan(data: bytes, parquet: bytes) -> InferencePlan:
+def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> InferencePlan:
     """Rebuild a plan from what `plan_json` and `states_parquet` gave.
+
+    Parameters
+    ----------
+    data : bytes
+        JSON.
+    parquet : bytes
+        Table of the blocks.
+    home : str, optional
+        Folder with the tables that the plan's source names.
 
     Raises
     ------
@@ -140,6 +149,7 @@ def load_plan(data: bytes, parquet: bytes) -> InferencePlan:
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),
         tuning=stored["tuning"],
+        home=home,
     )
     if plan.hash != stored["plan_hash"]:
         raise OutputError(

@@ -31,8 +31,9 @@ from geoscale.windows import Window
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-RESULT_VERSION = 2
-"""Raised whenever the same plan would give other pixels than before."""
+RESULT_VERSION = 3
+"""Raised whenever the same plan would give other pixels than before, or be stored in
+another way."""
 
 RESERVED_BYTES = 1_200_000_000
 """Memory of an idle worker with torch and a model of common size loaded."""
@@ -100,6 +101,8 @@ class InferencePlan:
     """What was measured to choose, with figures; not hashed."""
     live: Source | None = field(default=None, compare=False, repr=False)
     """The source in this process, if it was planned here; not stored."""
+    home: str | None = field(default=None, compare=False, repr=False)
+    """Folder that this plan was loaded from, with the tables that `source` names."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def open_stack(
     from geoscale.sources.lazy import lazy_stack
 
     asked = as_imagery(imagery, settings)
-    source = open_source(asked, grid=grid, bands=bands)
+    source = open_source(asked, grid=grid, bands=bands, keep=True)
     stack = lazy_stack(source, engine=engine, chunks=chunks)
     # Encoding is dropped by every computation; the name of the dask array tells
     # whether the stack was cut or changed since.
@@ -121,9 +121,9 @@ def as_source(stack: Any, card: ModelCard) -> Source:
     """
     wanted, sensor = card.input.bands, card.input.sensor
     asked, source = recall(stack)
-    if isinstance(source, RasterSource):
+    if isinstance(source, RasterSource) and source.offered is not None:
         source = RasterSource(
-            source.items, wanted, source.geobox, reading=source.reading, sensor=sensor
+            source.offered, wanted, source.geobox, reading=source.reading, sensor=sensor
         )
     elif asked is not None:
         geobox = source.geobox

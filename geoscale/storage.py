@@ -121,6 +121,10 @@ class Folder:
             # the latter where a killed writer left a file beside folders
             return None
 
+    def open(self, name: str) -> Any:
+        """Open an object for reading at any place of it; closed by its reader."""
+        return self._fs.open(f"{self.path}/{name}", "rb")
+
     def exists(self, name: str = "") -> bool:
         """Whether an object or folder of this name is there."""
         return bool(self._fs.exists(f"{self.path}/{name}".rstrip("/")))

@@ -105,6 +105,10 @@ class FakeSource:
         """Name no item."""
         return []
 
+    def tables(self) -> dict[str, bytes]:
+        """Give nothing: the spec says all."""
+        return {}
+
     def spec(self) -> Json:
         """Describe by content."""
         return {"kind": "fake", "sum": float(np.nansum(self.data))}

@@ -25,7 +25,7 @@ from geoscale.options import Inference
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
-from geoscale.sources.opening import source_from_spec
+from geoscale.sources.opening import source_of
 from geoscale.types import Float, Json, Source
 from geoscale.windows import Window
 from geoscale.words import redact
@@ -78,7 +78,7 @@ def settle(
         return dataclasses.replace(begun, live=plan.live)
     if plan.is_settled:
         return plan
-    source = source_from_spec(plan.source) if plan.live is None else plan.live
+    source = source_of(plan)
     trial = _ask(plan, source, client, trust_code)
     told = _measure(trial, plan, source, client)
     choice = told["choice"]

@@ -110,6 +110,10 @@ class Source(Protocol):
         """Everything needed to rebuild this source elsewhere, as JSON."""
         ...
 
+    def tables(self) -> Mapping[str, bytes]:
+        """Give what the spec only names, being too much for JSON: files by name."""
+        ...
+
 
 class Predictor(Protocol):
     """A model held by this process, ready to run batches.

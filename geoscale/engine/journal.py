@@ -2,7 +2,7 @@
 
 Beside the arrays, in ``.geoscale/``:
 
-- ``plan.json``, ``blocks.parquet``: the plan, written once, first;
+- ``plan.json``, ``blocks.parquet``, ``items.parquet``: the plan, written once, first;
 - ``ledger/<epoch>-<run>-<n>.jsonl``: append-only segments of block records,
   each put whole under a name of its own, so that there is nothing to lock;
 - ``final.json``: written last; its presence means complete and verified.
@@ -137,7 +137,7 @@ class Journal:
         table = self._folder.get("blocks.parquet")
         if data is None or table is None:
             return None
-        return load_plan(data, table)
+        return load_plan(data, table, home=self._folder.url)
 
     def begin(self, plan: InferencePlan) -> Ledger:
         """Start or go on: store the plan or check it, take the next epoch.
@@ -159,7 +159,10 @@ class Journal:
         """
         self.check(plan)
         if self._folder.get("plan.json") is None:
-            # The table first: plan.json is what says that an output was begun.
+            # The tables first: plan.json is what says that an output was begun.
+            if plan.live is not None:
+                for name, data in plan.live.tables().items():
+                    self._folder.put(name, data)
             self._folder.put("blocks.parquet", states_parquet(plan))
             self._folder.put("plan.json", plan_json(plan))
         ledger = self.read()

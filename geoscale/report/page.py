@@ -23,6 +23,7 @@ from geoscale.report.picture import (
     paint_imagery,
 )
 from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
+from geoscale.sources.opening import list_sources
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Json, Layer
@@ -120,7 +121,7 @@ def gather_facts(url: str) -> Json:
         )
     ledger, final, levels = journal.read(), journal.final(), open_levels(url)
     template, time = levels[0].template, len(plan.times) - 1
-    total = len(plan.numbers())
+    total, items = len(plan.numbers()), list_sources(plan)
     done = sum(int(n) in ledger.done for n in plan.numbers())
     return {
         "name": url.rpartition("/")[2].removesuffix(".zarr"),
@@ -139,8 +140,8 @@ def gather_facts(url: str) -> Json:
         "grid": _describe_grid(plan),
         "made": _describe_making(plan, final),
         "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},
-        "items": _items(plan)[:SHOWN],
-        "item_count": len(_items(plan)),
+        "items": items[:SHOWN],
+        "item_count": len(items),
         "layers": [layer.name for layer in template.layers],
     }
 
@@ -285,10 +286,6 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         f"device {facts.get('device', chosen.device)}",
         "workers": str(facts.get("workers") or "this process"),
     }
-
-
-def _items(plan: InferencePlan) -> list[str]:
-    return [str(item.get("id")) for item in plan.source.get("items", ())]
 
 
 def _day(label: str) -> str:

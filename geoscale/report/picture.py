@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,14 @@ from geoscale.bands import common_name
 from geoscale.errors import GeoscaleError
 from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
-from geoscale.sources.opening import source_from_spec
+from geoscale.sources.opening import source_of
+from geoscale.sources.raster import RasterSource
 from geoscale.template import OutputTemplate
-from geoscale.types import Array, Json
+from geoscale.types import Array
 from geoscale.windows import Window
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 PICTURE_PX = 1_300_000
 """Most pixels of a picture."""
@@ -95,7 +100,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     """
     frame = (time + 1) * plan.card.input.frames - 1
     try:
-        found = source_from_spec(plan.source).read(window, [frame])
+        found = source_of(plan).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
         return None
     return _paint(plan, found.data[0], found.valid[0])
@@ -134,11 +139,12 @@ def _read_coarse(
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
     step = level.step(PICTURE_PX)
-    if plan.source.get("kind") == "raster":
+    source = source_of(plan)
+    if isinstance(source, RasterSource):
         # on a coarse grid the overviews of the files serve
-        source, step = source_from_spec(_coarser_spec(plan, level, step)), 1
+        source, step = source.coarser(_coarser(level, step)), 1
     else:
-        source, step = source_from_spec(plan.source), step * level.factor
+        step *= level.factor
     rows, columns = (int(n) for n in source.geobox.shape)
     if rows * columns > READ_PX:
         raise ValueError(f"{rows:,} x {columns:,} px are too many for a picture")
@@ -158,17 +164,14 @@ def _read_coarse(
     return data, valid
 
 
-def _coarser_spec(plan: InferencePlan, level: Level, step: int) -> Json:
-    """Spec of the same raster files on the picture's grid."""
+def _coarser(level: Level, step: int) -> GeoBox:
+    """Grid of the picture."""
     from affine import Affine
+    from odc.geo.geobox import GeoBox
 
     rows, columns = level.shape
-    grid: Json = {
-        **plan.source["grid"],
-        "shape": [-(-rows // step), -(-columns // step)],
-        "transform": list(level.geobox.affine @ Affine.scale(step))[:6],
-    }
-    return {**plan.source, "grid": grid}
+    transform = level.geobox.affine @ Affine.scale(step)
+    return GeoBox((-(-rows // step), -(-columns // step)), transform, level.geobox.crs)
 
 
 def _rgb(plan: InferencePlan) -> list[int]:

@@ -65,6 +65,7 @@ def find_gains(
     layout: Sequence[Sequence[Asset]],
     bands: Sequence[str],
     calibration: Calibration,
+    counts: Sequence[int] | None = None,
 ) -> list[list[Gain]]:
     """Find factor and offset of every item and band.
 
@@ -78,6 +79,8 @@ def find_gains(
         Names of the bands, for messages.
     calibration : Calibration
         What is wanted.
+    counts : sequence of int, optional
+        How many items each one stands for; default one.
 
     Returns
     -------
@@ -90,12 +93,13 @@ def find_gains(
     SourceError
         If a scale or offset is needed and not known.
     """
+    many = [1] * len(items) if counts is None else counts
     if calibration.units == "raw" and calibration.harmonize is None:
-        _refuse_mixed(items, layout, calibration)
+        _refuse_mixed(items, layout, calibration, many)
         return [[in_units(1.0, 0.0, calibration) for _ in row] for row in layout]
     missing: Counter[str] = Counter()
     gains = []
-    for item, row in zip(items, layout, strict=True):
+    for item, row, number in zip(items, layout, many, strict=True):
         found = []
         for band, asset in zip(bands, row, strict=True):
             if holds_classes(band):
@@ -103,7 +107,7 @@ def find_gains(
                 continue
             scale, offset = scale_and_offset(item, asset, calibration)
             if scale is None and calibration.units == "reflectance":
-                missing[band] += 1
+                missing[band] += number
             found.append(in_units(scale or 1.0, offset, calibration))
         gains.append(found)
     if missing:
@@ -190,17 +194,20 @@ def _is_s2_reflectance(item: Item, asset: Asset) -> bool:
 
 
 def _refuse_mixed(
-    items: Sequence[Item], layout: Sequence[Sequence[Asset]], calibration: Calibration
+    items: Sequence[Item],
+    layout: Sequence[Sequence[Asset]],
+    calibration: Calibration,
+    counts: Sequence[int],
 ) -> None:
     """Refuse to mix scenes before and after the change of January 2022."""
     if calibration.offset is not None:
         return
     kinds: Counter[bool] = Counter()
-    for item, row in zip(items, layout, strict=True):
+    for item, row, number in zip(items, layout, counts, strict=True):
         if item.baseline is None or not any(_is_s2_reflectance(item, a) for a in row):
             continue
         applied = item.offset_applied is True
-        kinds[item.baseline >= "04.00" and not applied] += 1
+        kinds[item.baseline >= "04.00" and not applied] += number
     if len(kinds) > 1:
         raise SourceError(
             f"{kinds[True]} items have baseline >= 04.00 with the offset not applied, "

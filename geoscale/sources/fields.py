@@ -268,9 +268,14 @@ def read_nodata(value: object, where: str) -> float | None:
 
 def read_dtype(value: object) -> str | None:
     """Name of a NumPy dtype, or None where STAC's word has no such dtype."""
+    return _find_dtype(str(value)) if value else None
+
+
+@functools.lru_cache(256)
+def _find_dtype(name: str) -> str | None:
     import numpy as np
 
     try:
-        return np.dtype(str(value)).name if value else None
+        return np.dtype(name).name
     except TypeError:
         return None

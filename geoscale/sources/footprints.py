@@ -1,4 +1,4 @@
-"""Where on the grid each item lies: one pixel box an item, compared at once."""
+"""Where on the grid each item lies: one pixel box an outline, compared at once."""
 
 from __future__ import annotations
 
@@ -8,59 +8,84 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoscale.sources.items import Asset, Item
+from geoscale.sources.items import Item
 
 if TYPE_CHECKING:
     from geoscale.sources.targets import Target
 
 _EDGE_POINTS = 21
+AT_ONCE = 10_000
+"""Outlines that are projected at once: the points of more would need much memory."""
+Outline = tuple[Any, ...]
+"""Where the files of an item lie; see `find_outline`."""
 MARGIN_PX = 3.0
 """Grown on every side, in output pixels: kernels and rounding."""
 
 
-def pixel_boxes(
-    items: Sequence[Item], layout: Sequence[Sequence[Asset]], target: Target
-) -> NDArray[np.float64]:
-    """Project every item's outline to the output grid.
+def find_outline(item: Item) -> Outline:
+    """Tell where the files of an item lie.
 
     Parameters
     ----------
-    items : sequence of Item
-        The items.
-    layout : sequence of sequence of Asset
-        The assets that are read, per item.
+    item : Item
+        With the bands that are read.
+
+    Returns
+    -------
+    tuple
+        Equal for items whose files have the same grids: CRS, transform and shape of
+        each; else the ring of the footprint, in degrees; empty if nothing is known.
+    """
+    found: dict[Any, None] = {}
+    for asset in item.assets.values():
+        if asset.crs is None or asset.transform is None or asset.shape is None:
+            return ("EPSG:4326", item.footprint) if len(item.footprint) > 2 else ()
+        found[asset.crs, asset.transform, asset.shape] = None
+    return tuple(found)
+
+
+def project_outlines(
+    outlines: Sequence[Outline], target: Target
+) -> NDArray[np.float64]:
+    """Project outlines to the output grid.
+
+    Parameters
+    ----------
+    outlines : sequence of tuple
+        From `find_outline`.
     target : Target
         Output grid.
 
     Returns
     -------
     ndarray
-        float64 (item, 4) as y0, x0, y1, x1 in output pixels; infinite where an
-        item's place is not known, so that it counts as anywhere.
+        float64 (outline, 4) as y0, x0, y1, x1 in output pixels; infinite where a
+        place is not known, so that it counts as anywhere.
     """
+    parts = [
+        _project_some(outlines[start : start + AT_ONCE], target)
+        for start in range(0, len(outlines), AT_ONCE)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, 4))
+
+
+def _project_some(outlines: Sequence[Outline], target: Target) -> NDArray[np.float64]:
     by_crs: dict[str, list[tuple[int, NDArray[np.float64], float]]] = {}
-    boxes = np.tile(np.array([np.inf, np.inf, -np.inf, -np.inf]), (len(items), 1))
-    for i, (item, assets) in enumerate(zip(items, layout, strict=True)):
-        for crs, ring, pixel in _outlines(item, assets):
+    boxes = np.tile(np.array([np.inf, np.inf, -np.inf, -np.inf]), (len(outlines), 1))
+    for i, outline in enumerate(outlines):
+        for crs, ring, pixel in _rings(outline):
             by_crs.setdefault(crs, []).append((i, ring, pixel))
-    for crs, outlines in by_crs.items():
-        _project(boxes, crs, outlines, target)
+    for crs, rings in by_crs.items():
+        _project(boxes, crs, rings, target)
     unknown = ~np.isfinite(boxes).all(axis=1)
     boxes[unknown] = (-np.inf, -np.inf, np.inf, np.inf)
     return boxes
 
 
-def _outlines(
-    item: Item, assets: Sequence[Asset]
-) -> list[tuple[str, NDArray[np.float64], float]]:
-    found = {}
-    for asset in assets:
-        if asset.crs is None or asset.transform is None or asset.shape is None:
-            return _lonlat(item)
-        key = (asset.crs, asset.transform, asset.shape)
-        if key not in found:
-            found[key] = (asset.crs, _ring(asset.transform, asset.shape), 0.0)
-    return list(found.values())
+def _rings(outline: Outline) -> list[tuple[str, NDArray[np.float64], float]]:
+    if outline and isinstance(outline[0], str):
+        return _lonlat(np.array(outline[1], float))
+    return [(crs, _ring(transform, shape), 0.0) for crs, transform, shape in outline]
 
 
 def _ring(transform: Sequence[float], shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -82,10 +107,9 @@ def _densify(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _lonlat(item: Item) -> list[tuple[str, NDArray[np.float64], float]]:
-    ring = np.array(item.footprint, float)
-    if len(ring) < 3:
-        return []
+def _lonlat(
+    ring: NDArray[np.float64],
+) -> list[tuple[str, NDArray[np.float64], float]]:
     if np.ptp(ring[:, 0]) > 180:
         return []  # over the antimeridian a box in degrees says nothing
     return [("EPSG:4326", _densify(ring), 1.0)]

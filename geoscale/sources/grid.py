@@ -26,6 +26,7 @@ def choose_grid(
     items: Sequence[Item],
     layout: Sequence[Sequence[Asset]],
     grid: Grid | Mapping[str, Any] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> GeoBox:
     """Choose the grid of a stack.
 
@@ -41,6 +42,8 @@ def choose_grid(
         The assets that are read, per item.
     grid : Grid or mapping, optional
         What is asked for.
+    numbers : sequence of int, optional
+        How many items each one stands for; default one.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def choose_grid(
         If the items do not agree on a CRS and none is set, or do not say enough.
     """
     wanted = parse_grid(grid)
-    crs = _target_crs(items, layout, wanted)
+    crs = _target_crs(items, layout, wanted, numbers or [1] * len(items))
     finest = _finest(layout, crs)
     extent = _asked_extent(wanted, crs)
     lattice = _shared_lattice(finest, wanted.resolution)
@@ -66,7 +69,10 @@ def choose_grid(
 
 
 def _target_crs(
-    items: Sequence[Item], layout: Sequence[Sequence[Asset]], grid: Grid
+    items: Sequence[Item],
+    layout: Sequence[Sequence[Asset]],
+    grid: Grid,
+    numbers: Sequence[int],
 ) -> str:
     if grid.crs != "native":
         crs = normalise_crs(grid.crs)
@@ -74,14 +80,14 @@ def _target_crs(
             raise SourceError(f"grid.crs `{grid.crs}` is not known; use EPSG:…")
         return crs
     counts: Counter[str] = Counter()
-    for item, row in zip(items, layout, strict=True):
+    for item, row, number in zip(items, layout, numbers, strict=True):
         found = {asset.crs for asset in row}
         if None in found:
             raise SourceError(
                 f"item {item.id} does not say its CRS; set grid.crs, grid.resolution "
                 "and grid.bounds"
             )
-        counts.update(str(crs) for crs in found)
+        counts.update({str(crs): number for crs in found})
     if len(counts) > 1:
         most = counts.most_common()
         listed = ", ".join(f"{_short(crs)} ({n} items)" for crs, n in most)

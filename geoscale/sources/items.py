@@ -122,12 +122,19 @@ class Item:
 
 def _without_defaults(value: Item | Asset) -> dict[str, Any]:
     found = {}
-    for field in dataclasses.fields(value):
-        got = getattr(value, field.name)
-        if field.name != "assets" and got != field.default:
+    for name, default in _FIELDS[type(value)]:
+        got = getattr(value, name)
+        if got != default:
             # nodata may be NaN, which JSON has no number for
-            found[field.name] = str(got) if got != got else got  # noqa: PLR0124
+            found[name] = str(got) if got != got else got  # noqa: PLR0124
     return found
+
+
+# asked for a million times
+_FIELDS: dict[type[Any], list[tuple[str, Any]]] = {
+    kind: [(f.name, f.default) for f in dataclasses.fields(kind) if f.name != "assets"]
+    for kind in (Item, Asset)
+}
 
 
 def _asset(plain: Mapping[str, Any]) -> Asset:

@@ -161,7 +161,7 @@ def _common_nodata(source: RasterSource) -> float | None:
     if source.reading.source_nodata is not None:
         value = source.reading.source_nodata
         return None if np.isnan(value) and source.dtype.kind != "f" else value
-    found = {asset.nodata for row in source.layout for asset in row}
+    found = {asset.nodata for item in source.items for asset in item.assets.values()}
     if len(found) > 1:
         raise SourceError(
             f"assets have different nodata: {', '.join(sorted(map(str, found)))}; "
@@ -173,8 +173,8 @@ def _common_nodata(source: RasterSource) -> float | None:
 def _pystac_items(source: RasterSource, *, multi_band: bool) -> list[Any]:
     """Write items back as pystac, with the bands as assets."""
     return [
-        _pystac_item(source, item, row, multi_band)
-        for item, row in zip(source.items, source.layout, strict=True)
+        _pystac_item(source, item, [item.assets[b] for b in source.bands], multi_band)
+        for item in source.items
     ]
 
 
@@ -232,7 +232,8 @@ def _open_odc(source: RasterSource, nodata: float | None, chunks: int) -> Any:
     import odc.stac
 
     steps = {i: k for k, step in enumerate(source.steps) for i in step.members}
-    indexes = [asset.band_index for asset in source.layout[0]]
+    first = source.items[0].assets
+    indexes = [first[band].band_index for band in source.bands]
     # odc names the n-th band of an asset `asset.n`
     names = [
         band if index == 1 else f"{band}.{index}"

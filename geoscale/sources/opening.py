@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geoscale.errors import SourceError
 from geoscale.sources.aoi import load_aoi, project
 from geoscale.sources.fields import parse_datetime
 from geoscale.sources.grid import choose_grid
-from geoscale.sources.items import Item
-from geoscale.sources.raster import RasterSource, choose_assets
+from geoscale.sources.items import Item, sort_items
+from geoscale.sources.listing import Tables
+from geoscale.sources.raster import RasterSource
 from geoscale.sources.settings import Grid, Imagery, parse_grid, parse_imagery
+from geoscale.sources.survey import Survey
+from geoscale.storage import Folder
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+    from geoscale.plans import InferencePlan
     from geoscale.sources.arrays import ArraySource
-    from geoscale.types import Json
+    from geoscale.types import Json, Source
 
     AnySource = RasterSource | ArraySource
 
@@ -30,6 +34,7 @@ def open_source(
     geobox: GeoBox | None = None,
     bands: Sequence[str] | None = None,
     sensor: str | None = None,
+    keep: bool = False,
 ) -> AnySource:
     """Open imagery as a source; metadata are read, pixels are not.
 
@@ -45,6 +50,9 @@ def open_source(
         Bands to read where `imagery.bands` names none; default all.
     sensor : str, optional
         Sensor whose band names `bands` uses, as the model card says.
+    keep : bool
+        Whether the items' other bands may be asked for later: then all are kept in
+        memory as they came.
 
     Returns
     -------
@@ -65,17 +73,15 @@ def open_source(
         from geoscale.sources.stores import open_array
 
         return open_array(asked, where, geobox=geobox, bands=bands, sensor=sensor)
-    items = find_items(asked, where)
-    names = asked.bands or bands or _all_bands(items)
-    said = asked.sensor if asked.bands else sensor
+    items, names = iter_items(asked, where), asked.bands or bands
+    kept = sort_items(items) if keep or not names else None
+    names = names or _all_bands(kept or [])
+    survey = Survey(kept or items, names, asked.sensor if asked.bands else sensor)
     if geobox is None:
-        keys = choose_assets(items, names, said)
-        layout = [
-            [item.assets[key] for key in row]
-            for item, row in zip(items, keys, strict=True)
-        ]
-        geobox = choose_grid(items, layout, where)
-    return RasterSource(items, names, geobox, reading=asked.reading(), sensor=said)
+        geobox = choose_grid(survey.examples, survey.layout, where, survey.counts)
+    source = RasterSource(survey, names, geobox, reading=asked.reading())
+    source.offered = kept
+    return source
 
 
 def find_items(
@@ -100,14 +106,32 @@ def find_items(
     SourceError
         If there are none.
     """
-    asked, where = parse_imagery(imagery), parse_grid(grid)
+    return sort_items(iter_items(parse_imagery(imagery), parse_grid(grid)))
+
+
+def iter_items(asked: Imagery, where: Grid) -> Iterator[Item]:
+    """Yield the items of imagery that is made of files, in any order.
+
+    Parameters
+    ----------
+    asked : Imagery
+        With `items`, `api` or `files`.
+    where : Grid
+        Says where to search, if `asked` does not.
+
+    Yields
+    ------
+    Item
+        Maybe several times.
+    """
+    found: Iterable[Item]
     if asked.files is not None:
         from geoscale.sources.files import items_from_files
 
-        found = items_from_files(
+        listed = items_from_files(
             asked.files, band_names=asked.band_names, access=asked.access()
         )
-        found = _dated(found, asked.times)
+        found = _dated(listed, asked.times)
     elif asked.api is not None:
         from geoscale.sources.search import search_items
 
@@ -116,13 +140,55 @@ def find_items(
         from geoscale.sources.search import load_items
 
         found = load_items(asked.items)
-    if asked.sensor is not None:
-        found = [_with_sensor(item, asked.sensor) for item in found]
+    for item in found:
+        yield item if asked.sensor is None else _with_sensor(item, asked.sensor)
+
+
+def source_of(plan: InferencePlan) -> Source:
+    """Give the source of a plan: that of this process, or rebuilt.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Made here, or loaded from an output.
+
+    Returns
+    -------
+    Source
+        As `open_source` gave it to the planner.
+    """
+    if plan.live is not None:
+        return plan.live
+    home = None if plan.home is None else Folder(plan.home)
+    found: Source = source_from_spec(plan.source, home)
     return found
 
 
-def source_from_spec(spec: Json) -> AnySource:
+def list_sources(plan: InferencePlan) -> list[str]:
+    """Ids of all items of a plan, unsigned; empty for arrays.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Made here, or loaded from an output.
+
+    Returns
+    -------
+    list of str
+        In the order of (time, id).
+    """
+    return source_of(plan).item_ids if plan.source.get("kind") == "raster" else []
+
+
+def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
     """Rebuild a source from its spec, in whatever process.
+
+    Parameters
+    ----------
+    spec : dict
+        From `Source.spec`.
+    tables : mapping or Folder, optional
+        What `Source.tables` gave, or the folder in which it was stored.
 
     Raises
     ------
@@ -131,7 +197,7 @@ def source_from_spec(spec: Json) -> AnySource:
     """
     kind = spec.get("kind")
     if kind == "raster":
-        return RasterSource.from_spec(spec)
+        return RasterSource.from_spec(spec, tables)
     from geoscale.sources.arrays import ArraySource, ZarrSource
 
     if kind == "zarr":

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoscale.bands import common_name, match_bands
-from geoscale.errors import CardError, SourceError
+from geoscale.errors import SourceError
 from geoscale.sources.calibration import (
     Calibration,
-    Gain,
     Units,
     find_gains,
     holds_classes,
 )
-from geoscale.sources.footprints import pixel_boxes
+from geoscale.sources.footprints import MARGIN_PX
 from geoscale.sources.hrefs import Access
 from geoscale.sources.index import BoxIndex
-from geoscale.sources.items import Asset, Item, sort_items
+from geoscale.sources.items import Asset, Item
+from geoscale.sources.listing import NAME, Listing, Tables
 from geoscale.sources.missing import Task, tolerate
 from geoscale.sources.mosaic import Layer
 from geoscale.sources.parallel import started
 from geoscale.sources.reading import read_bands
-from geoscale.sources.steps import group_items
+from geoscale.sources.steps import Step
+from geoscale.sources.survey import Survey
 from geoscale.sources.targets import RESAMPLINGS, Into, Reading, Request, Target
 from geoscale.types import Bool, Ints, Json, Missing, Pixels
 from geoscale.windows import Window
 from geoscale.words import suggest
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from odc.geo.geobox import GeoBox
 
 
@@ -44,7 +45,7 @@ class RasterSource:
 
     Parameters
     ----------
-    items : sequence of Item
+    items : iterable of Item, Survey or Listing
         Any order; duplicates by id are dropped.
     bands : sequence of str
         Bands to read, by key, sensor name or common name.
@@ -63,31 +64,49 @@ class RasterSource:
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item] | Survey | Listing,
         bands: Sequence[str],
         geobox: GeoBox,
         *,
         reading: Reading | None = None,
         sensor: str | None = None,
     ) -> None:
-        if not items:
-            raise SourceError("0 items; check the search or the file")
-        self.items: tuple[Item, ...] = tuple(sort_items(items))
         self.reading = reading or Reading()
         self._bands = tuple(bands)
         self._geobox = geobox
         self.target = Target.from_geobox(geobox)
-        self.keys = choose_assets(self.items, self._bands, sensor)
-        self.layout: list[list[Asset]] = [
-            [item.assets[key] for key in row]
-            for item, row in zip(self.items, self.keys, strict=True)
-        ]
-        self.steps = group_items(self.items, self.reading.groupby)
-        self.gains: list[list[Gain]] = find_gains(
-            self.items, self.layout, self._bands, self.reading.calibration
-        )
+        self.items = self._list(items, sensor)
+        """In the order of (time, id); assets by name of the band."""
+        self.offered: Sequence[Item] | None = None
+        """Items with all their assets, where those who opened them kept them."""
+        self._moved: NDArray[np.float64] | None = None
         self.resamplings = _resamplings(self.reading.resampling, self._bands)
-        self._dtype = self._find_dtype()
+        self._settle()
+
+    def _list(
+        self, items: Iterable[Item] | Survey | Listing, sensor: str | None
+    ) -> Listing:
+        if isinstance(items, Listing):
+            return items
+        if not isinstance(items, Survey):
+            items = Survey(items, self._bands, sensor)
+        reading = self.reading
+        return items.finish(self.target, reading.groupby, anywhere=reading.trust_file)
+
+    def _settle(self) -> None:
+        """Find calibration and dtype of every kind of items."""
+        examples = self.items.kind_examples()
+        layout = [self._assets(item) for item in examples]
+        self._gains = find_gains(
+            examples, layout, self._bands, self.reading.calibration,
+            self.items.kind_counts(),
+        )  # fmt: skip
+        if not self.is_identity:
+            self._dtype = np.dtype("float32")
+            return
+        found = {self.reading.dtype or asset.dtype for row in layout for asset in row}
+        only = next(iter(found)) if len(found) == 1 else None
+        self._dtype = np.dtype(only or "float32")
 
     @property
     def geobox(self) -> GeoBox:
@@ -97,7 +116,12 @@ class RasterSource:
     @property
     def times(self) -> tuple[str, ...]:
         """Label of each time step: time of its first item."""
-        return tuple(step.label for step in self.steps)
+        return tuple(step.label for step in self.items.steps)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Which items are one image."""
+        return self.items.steps
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -112,7 +136,7 @@ class RasterSource:
     @property
     def is_identity(self) -> bool:
         """Whether values pass as they are stored."""
-        return all(gain == (1.0, 0.0) for row in self.gains for gain in row)
+        return all(gain == (1.0, 0.0) for row in self._gains for gain in row)
 
     def read(self, window: Window, times: Sequence[int]) -> Pixels:
         """Read a window for some time steps.
@@ -158,7 +182,7 @@ class RasterSource:
     @property
     def item_ids(self) -> list[str]:
         """Ids of all items, in the order of their numbers."""
-        return [item.id for item in self.items]
+        return self.items.ids
 
     def calibrated(self, units: Units, multiply: float = 1.0) -> RasterSource:
         """Give this source in other units.
@@ -185,8 +209,32 @@ class RasterSource:
         )
         return self._copy(dataclasses.replace(self.reading, calibration=calibration))
 
+    def coarser(self, geobox: GeoBox) -> RasterSource:
+        """Give this source on another grid of the same CRS, parallel to its own.
+
+        Parameters
+        ----------
+        geobox : GeoBox
+            The other grid.
+
+        Returns
+        -------
+        RasterSource
+            Reads overviews of the files, where they have any.
+        """
+        ours, theirs = self._geobox.affine, geobox.affine
+        edges = self.items.boxes
+        y = (edges[:, ::2] * ours.e + ours.f - theirs.f) / theirs.e
+        x = (edges[:, 1::2] * ours.a + ours.c - theirs.c) / theirs.a
+        other = self._copy(self.reading)
+        other._geobox, other.target = geobox, Target.from_geobox(geobox)
+        grow = np.array([-MARGIN_PX, -MARGIN_PX, MARGIN_PX, MARGIN_PX])
+        other._moved = np.stack([y[:, 0], x[:, 0], y[:, 1], x[:, 1]], axis=1) + grow
+        other.__dict__.pop("_indexes", None)
+        return other
+
     def spec(self) -> Json:
-        """Everything needed to rebuild this source elsewhere."""
+        """Everything needed to rebuild this source elsewhere, beside its `tables`."""
         reading = dataclasses.asdict(self.reading)
         nodata = self.reading.source_nodata
         reading["source_nodata"] = None if nodata is None else str(nodata)
@@ -195,18 +243,18 @@ class RasterSource:
             "grid": dataclasses.asdict(self.target),
             "bands": list(self._bands),
             # what was asked for is the band's key from here on
-            "items": [
-                dataclasses.replace(
-                    item, assets=dict(zip(self._bands, row, strict=True))
-                ).to_json()
-                for item, row in zip(self.items, self.layout, strict=True)
-            ],
+            "items": {"count": len(self.items), "digest": self.items.digest},
+            "remote": self.items.is_remote,
             "reading": reading,
         }
 
+    def tables(self) -> dict[str, bytes]:
+        """Give the list of items, which the spec only names."""
+        return {NAME: self.items.to_bytes()}
+
     @classmethod
-    def from_spec(cls, spec: Json) -> RasterSource:
-        """Rebuild a source from its spec."""
+    def from_spec(cls, spec: Json, tables: Tables | None) -> RasterSource:
+        """Rebuild a source from its spec and the list of items beside it."""
         plain = dict(spec["reading"])
         nodata = plain.pop("source_nodata")
         plain["calibration"] = Calibration(**plain["calibration"])
@@ -214,29 +262,24 @@ class RasterSource:
         plain["source_nodata"] = None if nodata is None else float(nodata)
         grid = spec["grid"]
         target = Target(grid["crs"], tuple(grid["transform"]), tuple(grid["shape"]))
-        items = [Item.from_json(value) for value in spec["items"]]
+        items = Listing.open(tables, spec["items"])
         return cls(items, spec["bands"], target.to_geobox(), reading=Reading(**plain))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cached boxes out; they are cheap to find again."""
-        cached = ("_boxes", "_indexes")
+        """Leave the cached trees out; they are cheap to find again."""
+        cached = ("_indexes",)
         return {k: v for k, v in self.__dict__.items() if k not in cached}
 
     def _copy(self, reading: Reading) -> RasterSource:
         other = RasterSource.__new__(RasterSource)
         other.__dict__.update(self.__getstate__())
         other.reading = reading
-        other.gains = find_gains(
-            self.items, self.layout, self._bands, reading.calibration
-        )
-        other._dtype = other._find_dtype()
+        other._settle()
         return other
 
-    @functools.cached_property
-    def _boxes(self) -> Any:
-        if self.reading.trust_file:
-            return np.tile([-np.inf, -np.inf, np.inf, np.inf], (len(self.items), 1))
-        return pixel_boxes(self.items, self.layout, self.target)
+    def _assets(self, item: Item) -> list[Asset]:
+        """Assets of one item, in the order of the bands."""
+        return [item.assets[band] for band in self._bands]
 
     def _touching(self, window: Window, time: int) -> Any:
         return self._indexes[time].touching(window)
@@ -244,16 +287,8 @@ class RasterSource:
     @functools.cached_property
     def _indexes(self) -> list[BoxIndex]:
         shape = self.target.shape
-        return [BoxIndex(self._boxes, step.members, shape) for step in self.steps]
-
-    def _find_dtype(self) -> np.dtype[Any]:
-        if not self.is_identity:
-            return np.dtype("float32")
-        found = {
-            self.reading.dtype or asset.dtype for row in self.layout for asset in row
-        }
-        only = next(iter(found)) if len(found) == 1 else None
-        return np.dtype(only or "float32")
+        boxes = self.items.boxes if self._moved is None else self._moved
+        return [BoxIndex(boxes, step.members, shape) for step in self.steps]
 
     def _add_items(
         self, layers: Sequence[Layer], window: Window, missing: list[Missing]
@@ -262,20 +297,23 @@ class RasterSource:
         access = self.reading.access
         tasks: list[Task] = []
         ends = []
+        remote = False
         for layer in layers:
-            for places, request in self._requests(layer.item):
-                gains = [self.gains[layer.item][place] for place in places]
+            item = self.items[layer.item]
+            assets = self._assets(item)
+            remote |= "://" in assets[0].href
+            found = self._gains[self.items.kinds[layer.item]]
+            for places, request in self._requests(assets):
+                gains = [found[place] for place in places]
                 into = Into([layer.got[place] for place in places], gains)
                 task: Task = functools.partial(
                     read_bands, request, window, access, into
                 )
                 if self.reading.on_missing == "nodata":
                     names = tuple(self._bands[place] for place in places)
-                    ident = self.items[layer.item].id
-                    task = tolerate(task, ident, names, missing)
+                    task = tolerate(task, item.id, names, missing)
                 tasks.append(task)
             ends.append(len(tasks))
-        remote = any("://" in asset.href for asset in self.layout[layers[0].item])
         with started(tasks, remote=remote) as results:
             usable = [
                 layer.find_usable(results[first:end])
@@ -284,16 +322,18 @@ class RasterSource:
         for layer, good in zip(layers, usable, strict=True):
             layer.merge(good)
 
-    def _requests(self, number: int) -> list[tuple[tuple[int, ...], Request]]:
+    def _requests(
+        self, assets: Sequence[Asset]
+    ) -> list[tuple[tuple[int, ...], Request]]:
         """Bands of one item, those of one file together."""
         groups: dict[tuple[str, str], list[int]] = {}
-        for place, asset in enumerate(self.layout[number]):
+        for place, asset in enumerate(assets):
             groups.setdefault((asset.href, self.resamplings[place]), []).append(place)
         return [
             (
                 tuple(places),
                 Request(
-                    tuple(self.layout[number][place] for place in places),
+                    tuple(assets[place] for place in places),
                     self.target,
                     resampling,
                     self.reading.source_nodata,
@@ -302,75 +342,6 @@ class RasterSource:
             )
             for (_, resampling), places in groups.items()
         ]
-
-
-def choose_assets(
-    items: Sequence[Item], bands: Sequence[str], sensor: str | None = None
-) -> list[tuple[str, ...]]:
-    """Find the asset of every item and band.
-
-    Parameters
-    ----------
-    items : sequence of Item
-        The items.
-    bands : sequence of str
-        Wanted bands.
-    sensor : str, optional
-        Sensor whose band names `bands` uses.
-
-    Returns
-    -------
-    list of tuple of str
-        Asset keys, per item.
-
-    Raises
-    ------
-    SourceError
-        If items lack a band; the message is a table of them.
-    """
-    if not bands:
-        raise SourceError("no band is asked for; set imagery.bands")
-    rows: list[tuple[str, ...]] = []
-    lacking: list[tuple[Item, str]] = []
-    hint = ""
-    for item in items:
-        row = []
-        for band in bands:
-            try:
-                row.append(_find_key(item, band, sensor))
-            except CardError as err:
-                lacking.append((item, band))
-                hint = hint or str(err)
-        rows.append(tuple(row))
-    if lacking:
-        raise SourceError(_table(lacking, len(items), hint))
-    return rows
-
-
-def _find_key(item: Item, band: str, sensor: str | None) -> str:
-    if band in item.assets:
-        return band
-    offered = item.offered()
-    wanted = band
-    if sensor is not None and item.sensor not in (None, sensor):
-        # B5 of one sensor is not B5 of another; their common name is shared
-        wanted = common_name(band, sensor) or band
-    return offered[match_bands([wanted], offered, sensor=sensor or item.sensor)[0]].name
-
-
-def _table(lacking: Sequence[tuple[Item, str]], count: int, hint: str) -> str:
-    bands: dict[str, list[str]] = {}
-    for item, band in lacking:
-        bands.setdefault(band, []).append(item.id)
-    lines = [
-        f"  {len(ids)} of {count} items lack `{band}`: {', '.join(ids[:3])}"
-        + (", …" if len(ids) > 3 else "")
-        for band, ids in bands.items()
-    ]
-    return "\n".join(
-        ["items lack bands:", *lines, f"  ({hint})",
-         "drop these items, or ask for other bands (imagery.bands)"]
-    )  # fmt: skip
 
 
 def _resamplings(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from geoscale.errors import SourceError, require
 from geoscale.sources.hrefs import to_gdal_path
-from geoscale.sources.items import Item, normalise_item, sort_items
+from geoscale.sources.items import Item, normalise_item
 from geoscale.sources.settings import Imagery
 from geoscale.words import redact
 
 Box = tuple[float, float, float, float]
+AT_ONCE = 2048
+"""Items of a Parquet file that are in memory at a time."""
 
 
-def load_items(source: Any) -> list[Item]:
-    """Read STAC items from a file or from objects in memory.
+def load_items(source: Any) -> Iterator[Item]:
+    """Read STAC items from a file or from objects in memory, one after the other.
 
     Parameters
     ----------
@@ -25,10 +27,10 @@ def load_items(source: Any) -> list[Item]:
         JSON file (Item, ItemCollection, FeatureCollection or list),
         stac-geoparquet file, one item, or several, as dicts or from pystac.
 
-    Returns
-    -------
-    list of Item
-        Sorted by (time, id), without duplicates.
+    Yields
+    ------
+    Item
+        As they come.
 
     Raises
     ------
@@ -39,15 +41,17 @@ def load_items(source: Any) -> list[Item]:
         base = os.fspath(source)
         raws = _read_file(base)
     else:
-        base, raws = "", list(_flatten(source))
-    if not raws:
+        base, raws = "", _flatten(source)
+    count = 0
+    for count, raw in enumerate(raws, start=1):  # noqa: B007
+        yield normalise_item(raw, base)
+    if not count:
         raise SourceError(
             f"0 items in {redact(base) or 'the input'}; check how it was made"
         )
-    return sort_items(normalise_item(raw, base) for raw in raws)
 
 
-def _read_file(path: str) -> list[Mapping[str, Any]]:
+def _read_file(path: str) -> Iterable[Mapping[str, Any]]:
     if path.lower().endswith((".parquet", ".geoparquet")):
         return _read_parquet(path)
     import fsspec
@@ -72,13 +76,15 @@ def _read_file(path: str) -> list[Mapping[str, Any]]:
         raise SourceError(f"{where} is not JSON: {err}; is it cut short?") from None
 
 
-def _read_parquet(path: str) -> list[Mapping[str, Any]]:
+def _read_parquet(path: str) -> Iterator[Mapping[str, Any]]:
     arrow = require("stac_geoparquet.arrow", extra="geoparquet")
+    pa = require("pyarrow", extra="geoparquet")
     parquet = require("pyarrow.parquet", extra="geoparquet")
     try:
+        file = parquet.ParquetFile(path)
         # one thread: pyarrow's pool may abort a process that exits at once
-        table = parquet.read_table(path, use_threads=False)
-        return list(arrow.stac_table_to_items(table))
+        for batch in file.iter_batches(AT_ONCE, use_threads=False):
+            yield from arrow.stac_table_to_items(pa.Table.from_batches([batch]))
     except (OSError, ValueError, KeyError) as err:
         raise SourceError(
             f"cannot read stac-geoparquet {redact(path)}: {redact(str(err))[:200]}"
@@ -113,8 +119,8 @@ def _plain(value: Any) -> Any:
         return value.to_dict()
 
 
-def search_items(imagery: Imagery, bbox: Box | None = None) -> list[Item]:
-    """Search a STAC API.
+def search_items(imagery: Imagery, bbox: Box | None = None) -> Iterator[Item]:
+    """Search a STAC API; its pages are asked for as items are.
 
     Parameters
     ----------
@@ -123,27 +129,38 @@ def search_items(imagery: Imagery, bbox: Box | None = None) -> list[Item]:
     bbox : tuple of float, optional
         West, south, east, north in degrees, where `imagery` names no place.
 
-    Returns
-    -------
-    list of Item
-        Sorted by (time, id), without duplicates.
+    Yields
+    ------
+    Item
+        As they come.
 
     Raises
     ------
     SourceError
         If the API cannot be reached, refuses, or has no such item.
     """
-    import pystac_client
-    import requests
-
     url = imagery.api or ""
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"imagery.api `{redact(url)}` is not an http(s) URL")
     to_gdal_path(url, imagery.access())
-    asked = _conditions(imagery, bbox)
+    for raw in _search(url, _conditions(imagery, bbox)):
+        yield normalise_item(raw, url)
+
+
+def _search(url: str, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    import pystac_client
+    import requests
+
     try:
         client = pystac_client.Client.open(url, timeout=60)
-        raws = list(client.search(**asked).items_as_dicts())
+        found = client.search(**asked).items_as_dicts()
+        first = next(found, None)
+        if first is None:
+            raise SourceError(_nothing_found(client, asked))
+        yield first
+        yield from found
+    except SourceError:
+        raise
     except (pystac_client.exceptions.APIError, requests.RequestException) as err:
         raise SourceError(
             f"STAC API {redact(url)} failed: {redact(str(err))[:300]}; check the URL "
@@ -153,9 +170,6 @@ def search_items(imagery: Imagery, bbox: Box | None = None) -> list[Item]:
         raise SourceError(
             f"{redact(url)} does not answer as a STAC API: {redact(str(err))[:200]}"
         ) from None
-    if not raws:
-        raise SourceError(_nothing_found(client, asked))
-    return sort_items(normalise_item(raw, url) for raw in raws)
 
 
 def _conditions(imagery: Imagery, bbox: Box | None) -> dict[str, Any]:

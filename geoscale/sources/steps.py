@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from geoscale.sources.fields import format_label
 from geoscale.sources.items import Item
 
 GroupBy = Literal["solar_day", "item", "all"]
+"""``solar_day``: one step for each day at the place; ``item``: one for each item;
+``all``: one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,34 +23,19 @@ class Step:
     """Numbers of its items, in the order in which they win."""
 
 
-def group_items(items: Sequence[Item], groupby: GroupBy) -> tuple[Step, ...]:
-    """Group items, sorted by (time, id), into time steps.
+def find_solar_day(item: Item) -> str:
+    """Give the day at the place itself, so that a pass over midnight UTC stays whole.
 
     Parameters
     ----------
-    items : sequence of Item
-        Sorted.
-    groupby : {"solar_day", "item", "all"}
-        ``solar_day``: one step for each day at the place itself, so that a pass
-        over midnight UTC stays whole; ``item``: one for each item; ``all``: one.
+    item : Item
+        The item.
 
     Returns
     -------
-    tuple of Step
-        Ascending in time.
+    str
+        ``YYYY-MM-DD``; in UTC where its place is not known.
     """
-    groups: dict[object, list[int]] = {}
-    for i, item in enumerate(items):
-        keys = {"solar_day": _solar_day(item), "item": i, "all": 0}
-        groups.setdefault(keys[groupby], []).append(i)
-    steps = [
-        Step(format_label(items[members[0]].when), tuple(members))
-        for members in groups.values()
-    ]
-    return tuple(sorted(steps, key=lambda step: (step.label, step.members)))
-
-
-def _solar_day(item: Item) -> str:
     if not item.footprint:
         return f"{item.when:%Y-%m-%d}"
     longitudes = [x for x, _ in item.footprint]

@@ -196,15 +196,15 @@ def test_wrong_settings_are_named(imagery: Any, match: str) -> None:
 def test_api_errors_are_plain() -> None:
     api = {"api": "http://127.0.0.1:9/stac", "collections": ["c"], "bbox": (1, 2, 3, 4)}
     with pytest.raises(SourceError, match="private network"):
-        search_items(Imagery(**api))
+        list(search_items(Imagery(**api)))
     with pytest.raises(SourceError, match=r"STAC API http://127\.0\.0\.1:9/.* failed"):
-        search_items(Imagery(**api, allow_private=True))
+        list(search_items(Imagery(**api, allow_private=True)))
     with pytest.raises(SourceError, match=r"needs imagery\.collections"):
-        search_items(Imagery(**{**api, "collections": []}, allow_private=True))
+        list(search_items(Imagery(**{**api, "collections": []}, allow_private=True)))
     with pytest.raises(SourceError, match="needs a place"):
-        search_items(Imagery(**{**api, "bbox": None}, allow_private=True))
+        list(search_items(Imagery(**{**api, "bbox": None}, allow_private=True)))
     with pytest.raises(SourceError, match="is not an http"):
-        search_items(Imagery(api="file:///etc", collections=["c"]))
+        list(search_items(Imagery(api="file:///etc", collections=["c"])))
 
 
 def test_importing_sources_is_light() -> None:

@@ -20,6 +20,10 @@ FOLDER = (
 FILES = sorted(FOLDER.glob("*/*json")) if FOLDER.is_dir() else []
 
 
+def load(source: Any) -> list[Item]:
+    return list(load_items(source))
+
+
 def item(**changes: Any) -> dict[str, Any]:
     plain = {
         "type": "Feature",
@@ -53,9 +57,9 @@ def find(part: str) -> list[Path]:
 def test_every_real_item_normalises_or_says_why(path: Path) -> None:
     if "example-with-version-1.2" in path.name:
         with pytest.raises(GeoscaleError, match=r"EPSG:32613.*EPSG:32614"):
-            load_items(path)
+            load(path)
         return
-    items = load_items(path)
+    items = load(path)
     for one in items:
         assert one.assets
         assert Item.from_json(json.loads(json.dumps(one.to_json()))) == one
@@ -73,7 +77,7 @@ def test_every_real_item_normalises_or_says_why(path: Path) -> None:
     ],
 )
 def test_offsets_of_providers(part: str, band: str, expected: Any) -> None:
-    one = load_items(find(part)[0])[0]
+    one = load(find(part)[0])[0]
     assert scale_and_offset(one, one.assets[band], Calibration()) == expected
 
 
@@ -161,7 +165,7 @@ def test_relative_hrefs_start_at_the_items_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "item.json"
     path.parent.mkdir()
     path.write_text(json.dumps(item(asset={"href": "./bands/../B04.tif"})))
-    assert load_items(path)[0].assets["B04"].href == str(path.parent / "B04.tif")
+    assert load(path)[0].assets["B04"].href == str(path.parent / "B04.tif")
     far = normalise_item(item(), "https://x.org/c/item.json")
     assert far.assets["B04"].href == "https://x.org/c/B04.tif"
 
@@ -186,7 +190,7 @@ def test_modern_bands_and_shared_fields() -> None:
 
 
 def test_pictures_do_not_shadow_bands() -> None:
-    one = load_items(find("sentinel-2-c1-l2a")[0])[0]
+    one = load(find("sentinel-2-c1-l2a")[0])[0]
     assert one.offered()[0].name == "red"
     assert not one.assets["visual.1"].spectral
 
@@ -236,16 +240,16 @@ def test_wrong_items_files_are_named(tmp_path: Path, text: str, match: str) -> N
     path = tmp_path / "items.json"
     path.write_text(text)
     with pytest.raises(SourceError, match=match):
-        load_items(path)
+        load(path)
 
 
 def test_items_come_from_pystac_and_lists() -> None:
     import pystac
 
     one = pystac.Item.from_dict(item())
-    assert load_items([one])[0].id == "S2A_1"
-    assert load_items(pystac.ItemCollection([one]))[0].id == "S2A_1"
-    assert load_items([item(), item(id="b")])[1].id == "b"
+    assert load([one])[0].id == "S2A_1"
+    assert load(pystac.ItemCollection([one]))[0].id == "S2A_1"
+    assert load([item(), item(id="b")])[1].id == "b"
 
 
 def test_items_come_from_stac_geoparquet(tmp_path: Path) -> None:
@@ -262,5 +266,5 @@ def test_items_come_from_stac_geoparquet(tmp_path: Path) -> None:
     )
     table = arrow.parse_stac_items_to_arrow([raw]).read_all()
     pq.write_table(table, tmp_path / "items.parquet")
-    found = load_items(tmp_path / "items.parquet")[0]
+    found = load(tmp_path / "items.parquet")[0]
     assert (found.id, list(found.assets)) == ("S2A_1", ["B04"])

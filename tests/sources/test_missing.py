@@ -12,7 +12,7 @@ import rasterio
 
 import geoscale as gs
 from geoscale.errors import ReadError
-from geoscale.sources import open_source, source_from_spec
+from geoscale.sources import open_source
 from geoscale.sources.gdal import close_handles
 from geoscale.windows import Window
 
@@ -56,7 +56,7 @@ def test_an_asset_that_is_gone_is_an_error(files: list[str]) -> None:
 
 
 def test_where_the_job_allows_it_a_hole_is_left_and_named(files: list[str]) -> None:
-    source = source_from_spec(open_both(files, on_missing="nodata").spec())
+    source = open_both(files, on_missing="nodata")
     Path(files[0]).unlink()
     found = source.read(WHOLE, [0, 1])
     assert not found.valid[0].any()

@@ -247,7 +247,7 @@ def test_internal_mask_counts(tmp_path: Path, write_tif: Any) -> None:
 
 
 def test_spec_round_trips_and_pickles(aligned: RasterSource) -> None:
-    again = source_from_spec(json.loads(json.dumps(aligned.spec())))
+    again = source_from_spec(json.loads(json.dumps(aligned.spec())), aligned.tables())
     assert again.spec() == aligned.spec()
     assert read_all(again).data.tobytes() == read_all(aligned).data.tobytes()
     copied = pickle.loads(pickle.dumps(aligned))
@@ -257,7 +257,9 @@ def test_spec_round_trips_and_pickles(aligned: RasterSource) -> None:
 
 def test_nothing_is_opened_before_the_first_read(aligned: RasterSource) -> None:
     before = COUNTS.opened, COUNTS.reads
-    again = source_from_spec(aligned.spec()).calibrated("reflectance", 10000)
+    again = source_from_spec(aligned.spec(), aligned.tables()).calibrated(
+        "reflectance", 10000
+    )
     assert matched(again, whole(again)) == ["S2L1C_20150711T100008"]
     assert (COUNTS.opened, COUNTS.reads) == before
 
