@@ -23,7 +23,7 @@ from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.drive import drive
 from geoscale.engine.journal import Journal
 from geoscale.engine.runs import LONGEST
-from geoscale.launch import describe_run
+from geoscale.launch import describe_run, pick_in_flight
 from geoscale.memory import allowed_cpus
 from geoscale.plans import InferencePlan
 
@@ -73,7 +73,7 @@ def run_real(options: Options) -> list[dict[str, Any]]:
     repeat = options.pick_repeat(3)
     rows = []
     with ExitStack() as stack:
-        threads = plan.inference.in_flight
+        threads = plan.in_flight
         clients = {n: stack.enter_context(connect(n, threads=threads)) for n in (1, 2)}
         for client in clients.values():
             run_plan(plan, client, WARM_BLOCKS)
@@ -127,7 +127,7 @@ def run_plan(
             build_kernel,
             url,
             plan.hash,
-            in_flight=plan.inference.in_flight,
+            in_flight=pick_in_flight(plan, client),
             extra=(False, allowed_cpus()),
         )
         blocks = [int(n) for n in plan.numbers()[:first]]

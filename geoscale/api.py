@@ -32,6 +32,7 @@ from geoscale.launch import (
 from geoscale.models import find_card
 from geoscale.options import Inference, Output
 from geoscale.plans import InferencePlan
+from geoscale.resume import find_begun, mark_job
 from geoscale.sources.opening import open_source
 from geoscale.sources.settings import Grid, parse_grid
 from geoscale.stacks import as_source, open_stack
@@ -154,7 +155,7 @@ def plan(
 def plan_job(
     job: Job | str | Path, *, measure: bool = True, trust_code: bool = False
 ) -> InferencePlan:
-    """Plan what a job file asks for.
+    """Plan what a job file asks for, or give the plan that its output holds already.
 
     Parameters
     ----------
@@ -170,6 +171,10 @@ def plan_job(
     """
     job = job if isinstance(job, Job) else load_job(job)
     card = load_model(job.model)
+    mark = mark_job(job, card)
+    begun = find_begun(as_url(job.output.to), mark)
+    if begun is not None:
+        return begun
     source = open_source(
         job.imagery,
         grid=job.grid,
@@ -179,7 +184,7 @@ def plan_job(
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
     made = plan_source(source, card, job.grid, job.inference, output)
-    made = dataclasses.replace(made, live=source)
+    made = dataclasses.replace(made, live=source, job=mark)
     return settle(made, trust_code=trust_code) if measure else made
 
 
@@ -246,7 +251,13 @@ def run(  # noqa: PLR0913  (one verb, all by name)
             blocks = [n for n in some if n in ledger.failed]
         executor = make_executor(plan, url, client, trust_code=trust_code)
         tally = drive(
-            plan, journal, executor, blocks=blocks, progress=progress, stop=stop
+            plan,
+            journal,
+            executor,
+            blocks=blocks,
+            progress=progress,
+            stop=stop,
+            ledger=ledger,
         )
         return finish_run(plan, url, tally, describe_run(plan, client), client)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,90 +12,130 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
 from geoscale.options import Inference, Output
-from geoscale.plans import RESULT_VERSION, RUN, InferencePlan, make_geobox
+from geoscale.plans import (
+    BLOCKS,
+    ITEMS,
+    RESULT_VERSION,
+    RUN,
+    InferencePlan,
+    make_geobox,
+)
+from geoscale.storage import Folder
 from geoscale.types import Json, Source
+
+AT_ONCE = 16_384
+"""Blocks that are matched with items at a time: the pairs of more need much memory."""
+
+
+def iter_tables(plan: InferencePlan) -> Iterator[tuple[str, bytes]]:
+    """Yield what is stored of a plan beside its JSON: name and content of each table.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Made in this process, or loaded from an output.
+
+    Yields
+    ------
+    str, bytes
+        The tables of its source, then that of its blocks.
+    """
+    if plan.live is not None:
+        yield from plan.live.tables().items()
+    elif plan.home is not None:
+        folder = Folder(plan.home)
+        found = ((name, folder.get(name)) for name in (ITEMS, BLOCKS))
+        yield from ((name, data) for name, data in found if data is not None)
+        return
+    yield BLOCKS, states_parquet(plan)
 
 
 def states_parquet(plan: InferencePlan) -> bytes:
     """Block table as Parquet: number, window, state, and the items it needs.
 
-    The items are told by the source, where the plan was made in this process.
+    Items are told by the source, where the plan was made in this process, as their
+    numbers in the table of items; null for blocks that are not run.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    numbers = np.arange(len(plan.grid))
-    _times, rows, columns = plan.grid.counts
-    size = plan.grid.block_px
-    t, rest = np.divmod(numbers, rows * columns)
-    iy, ix = np.divmod(rest, columns)
-    height, width = plan.shape
-    table = pa.table(
-        {
-            "block": numbers,
-            "time": t.astype(np.int32),
-            "iy": iy.astype(np.int32),
-            "ix": ix.astype(np.int32),
-            "y0": (iy * size).astype(np.int32),
-            "x0": (ix * size).astype(np.int32),
-            "y1": np.minimum((iy + 1) * size, height).astype(np.int32),
-            "x1": np.minimum((ix + 1) * size, width).astype(np.int32),
-            "state": plan.states,
-            "items": _items(plan),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    small = ("time", "iy", "ix", "y0", "x0", "y1", "x1")
+    fields = [("block", pa.int64()), *((name, pa.int32()) for name in small)]
+    fields += [("state", pa.uint8()), ("items", pa.list_(pa.int32()))]
+    schema, buffer = pa.schema(fields), io.BytesIO()
+    reads = _find_reads(plan)
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for first in range(0, len(plan.grid), AT_ONCE):
+            numbers = np.arange(first, min(first + AT_ONCE, len(plan.grid)))
+            columns = _rows(plan, numbers, reads)
+            writer.write_table(pa.table(columns, schema=schema), AT_ONCE)
     return buffer.getvalue()
 
 
-def _items(plan: InferencePlan) -> Any:
-    """Ids of the items of every block that is run, as a column; null for others."""
+def _rows(plan: InferencePlan, numbers: Any, reads: tuple[Any, Any]) -> dict[str, Any]:
+    _times, rows, columns = plan.grid.counts
+    size, (height, width) = plan.grid.block_px, plan.shape
+    time, rest = np.divmod(numbers, rows * columns)
+    iy, ix = np.divmod(rest, columns)
+    return {
+        "block": numbers,
+        "time": time,
+        "iy": iy,
+        "ix": ix,
+        "y0": iy * size,
+        "x0": ix * size,
+        "y1": np.minimum((iy + 1) * size, height),
+        "x1": np.minimum((ix + 1) * size, width),
+        "state": plan.states[numbers],
+        "items": _items(plan, numbers, (time, iy, ix), reads),
+    }
+
+
+def _items(plan: InferencePlan, numbers: Any, index: Any, reads: Any) -> Any:
+    """Numbers of the items of some blocks, as a column; null for blocks not run."""
     import pyarrow as pa
 
-    runs = plan.states == RUN
-    blocks, items = np.zeros(0, np.intp), np.zeros(0, np.intp)
-    ids: list[str] = []
-    if plan.live is not None:
-        ids = plan.live.item_ids
-        blocks, items = _match(plan, plan.live)
-        kept = runs[blocks]
-        blocks, items = blocks[kept], items[kept]
-    counts = np.bincount(blocks, minlength=len(plan.grid))
+    runs = plan.states[numbers] == RUN
+    if plan.live is None:
+        return pa.nulls(len(numbers), pa.list_(pa.int32()))
+    time, iy, ix = (axis[runs] for axis in index)
+    boxes = np.concatenate([reads[0][iy], reads[1][ix]], axis=1)[:, [0, 2, 1, 3]]
+    found = [(np.zeros(0, np.intp), np.zeros(0, np.intp))]
+    for step in np.unique(time):
+        mine = np.flatnonzero(time == step)
+        blocks, items = _match(plan, plan.live, int(step), boxes[mine])
+        found.append((mine[blocks], items))
+    blocks, items = (np.concatenate(some) for some in zip(*found, strict=True))
+    counts = np.zeros(len(numbers), np.int64)
+    counts[runs] = np.bincount(blocks, minlength=int(runs.sum()))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    missing = np.append(~runs if plan.live is not None else np.ones_like(runs), False)
     return pa.ListArray.from_arrays(
-        pa.array(offsets, mask=missing),
-        pa.DictionaryArray.from_arrays(
-            pa.array(items.astype(np.int32)), pa.array(ids, pa.string())
-        ),
+        pa.array(offsets, mask=np.append(~runs, False)),
+        pa.array(items.astype(np.int32)),
     )
 
 
-def _match(plan: InferencePlan, source: Source) -> tuple[Any, Any]:
-    """Pair blocks with the items of their read windows; sorted, without repeats."""
-    grid, frames = plan.grid, plan.card.input.frames
-    _, rows, columns = grid.counts
+def _match(plan: InferencePlan, source: Source, step: int, boxes: Any) -> Any:
+    """Pair windows with the items of a time step; sorted, without repeats."""
+    frames = plan.card.input.frames
+    pairs = [source.match(boxes, step * frames + frame) for frame in range(frames)]
+    if frames == 1:
+        return pairs[0]
+    both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
+    return tuple(np.unique(both, axis=1))
+
+
+def _find_reads(plan: InferencePlan) -> tuple[Any, Any]:
+    """Read windows of all rows and of all columns of blocks: (n, 2) first and end."""
     # what is read along y depends on the row only, along x on the column
-    ys = [
-        plan.lattice.read_window(grid.core(grid.number(0, y, 0))) for y in range(rows)
-    ]
-    xs = [
-        plan.lattice.read_window(grid.core(grid.number(0, 0, x)))
-        for x in range(columns)
-    ]
-    boxes = np.empty((rows, columns, 4))
-    boxes[..., 0] = np.array([w.y0 for w in ys])[:, None]
-    boxes[..., 2] = np.array([w.y1 for w in ys])[:, None]
-    boxes[..., 1] = np.array([w.x0 for w in xs])
-    boxes[..., 3] = np.array([w.x1 for w in xs])
-    flat, found = boxes.reshape(-1, 4), []
-    for time in range(grid.times):
-        for frame in range(time * frames, (time + 1) * frames):
-            cells, items = source.match(flat, frame)
-            found.append(np.stack([cells + time * rows * columns, items]))
-    pairs = np.unique(np.concatenate(found, axis=1), axis=1)
-    return pairs[0], pairs[1]
+    grid, lattice = plan.grid, plan.lattice
+    _, rows, columns = grid.counts
+    ys = [lattice.read_window(grid.core(grid.number(0, y, 0))) for y in range(rows)]
+    xs = [lattice.read_window(grid.core(grid.number(0, 0, x))) for x in range(columns)]
+    return (
+        np.array([(w.y0, w.y1) for w in ys], float),
+        np.array([(w.x0, w.x1) for w in xs], float),
+    )
 
 
 def plan_json(plan: InferencePlan) -> bytes:
@@ -149,6 +190,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),
         tuning=stored["tuning"],
+        job=stored["job"],
         home=home,
     )
     if plan.hash != stored["plan_hash"]:

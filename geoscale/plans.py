@@ -41,6 +41,11 @@ ACTIVATIONS = 320
 """float32 values alive per input pixel inside the network on a CPU: two layers of
 128 channels at full resolution and their reordering (U-Nets stay below)."""
 
+ITEMS = "items.parquet"
+"""Table of the items, beside a stored plan."""
+BLOCKS = "blocks.parquet"
+"""Table of the blocks, there too."""
+
 RUN, OUTSIDE, NO_ITEM = 0, 1, 2
 """State of a block: to be run, outside the area of interest, no imagery."""
 
@@ -99,6 +104,8 @@ class InferencePlan:
     """What the user chose, where something of it is to be measured; not hashed."""
     tuning: Json | None = None
     """What was measured to choose, with figures; not hashed."""
+    job: str | None = field(default=None, compare=False)
+    """Digest of what the job that was planned says; not hashed."""
     live: Source | None = field(default=None, compare=False, repr=False)
     """The source in this process, if it was planned here; not stored."""
     home: str | None = field(default=None, compare=False, repr=False)
@@ -332,6 +339,7 @@ class InferencePlan:
             "notes": list(self.notes),
             "asked": None if self.asked is None else self.asked.model_dump(mode="json"),
             "tuning": self.tuning,
+            "job": self.job,
         }
 
     def identity(self) -> Json:

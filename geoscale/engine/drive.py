@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
-from geoscale.engine.journal import Journal
+from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.stopping import Stop
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
@@ -119,6 +119,7 @@ def drive(
     blocks: Sequence[int] | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    ledger: Ledger | None = None,
 ) -> Tally:
     """Run every block that is not done yet; nothing is finalised.
 
@@ -136,6 +137,8 @@ def drive(
         Called with the tally after every outcome.
     stop : Stop, optional
         Asked before each block whether to begin it.
+    ledger : Ledger, optional
+        What `Journal.begin` has just read; default: it is read here.
 
     Returns
     -------
@@ -147,7 +150,7 @@ def drive(
     StoppedError
         If a failure would meet every block alike.
     """
-    ledger, stop = journal.begin(plan), stop or Stop()
+    ledger, stop = ledger or journal.begin(plan), stop or Stop()
     wanted = [int(n) for n in (plan.numbers() if blocks is None else blocks)]
     todo = [n for n in wanted if n not in ledger.done]
     tally = Tally(total=len(wanted), done_before=len(wanted) - len(todo))

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from geoscale.errors import OutputError
 from geoscale.faults import point
 from geoscale.plan_store import (
+    iter_tables,
     load_plan,
     name_differences,
     plan_json,
-    states_parquet,
 )
-from geoscale.plans import InferencePlan
+from geoscale.plans import BLOCKS, InferencePlan
 from geoscale.storage import Folder
 from geoscale.types import Json, Outcome
 from geoscale.words import redact
@@ -134,10 +134,18 @@ class Journal:
     def load_plan(self) -> InferencePlan | None:
         """Plan of this output; None where nothing was begun."""
         data = self._folder.get("plan.json")
-        table = self._folder.get("blocks.parquet")
+        table = self._folder.get(BLOCKS)
         if data is None or table is None:
             return None
         return load_plan(data, table, home=self._folder.url)
+
+    def load_mark(self) -> str | None:
+        """Digest of the job that began this output; None where that is not known."""
+        data = self._folder.get("plan.json")
+        try:
+            return None if data is None else json.loads(data).get("job")
+        except ValueError:
+            return None
 
     def begin(self, plan: InferencePlan) -> Ledger:
         """Start or go on: store the plan or check it, take the next epoch.
@@ -160,10 +168,8 @@ class Journal:
         self.check(plan)
         if self._folder.get("plan.json") is None:
             # The tables first: plan.json is what says that an output was begun.
-            if plan.live is not None:
-                for name, data in plan.live.tables().items():
-                    self._folder.put(name, data)
-            self._folder.put("blocks.parquet", states_parquet(plan))
+            for name, data in iter_tables(plan):
+                self._folder.put(name, data)
             self._folder.put("plan.json", plan_json(plan))
         ledger = self.read()
         self._epoch = ledger.epoch + 1

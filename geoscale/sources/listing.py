@@ -21,17 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.errors import SourceError
+from geoscale.plans import ITEMS
 from geoscale.sources.items import Item
 from geoscale.sources.steps import Step
 from geoscale.storage import Folder
 from geoscale.types import Json
 from geoscale.words import redact
 
-NAME = "items.parquet"
-"""Name of the table beside a plan."""
 GROUP = 256
 """Items of a row group: what is read to get one."""
-GROUPS, ITEMS = 32, 1024
+GROUPS, PARSED = 32, 1024
 """Row groups and parsed items that are kept."""
 META = b"geoscale"
 
@@ -96,12 +95,12 @@ class Listing(Sequence[Item]):
         """
         found: bytes | tuple[str, str] | None = None
         if isinstance(tables, Folder):
-            found = (tables.url, NAME) if tables.exists(NAME) else None
+            found = (tables.url, ITEMS) if tables.exists(ITEMS) else None
         elif tables is not None:
-            found = tables.get(NAME)
+            found = tables.get(ITEMS)
         if found is None:
             raise SourceError(
-                f"the list of {told['count']} items is not beside its plan ({NAME}); "
+                f"the list of {told['count']} items is not beside its plan ({ITEMS}); "
                 "restore it, or write to a new output"
             )
         listing = cls(found)
@@ -166,7 +165,7 @@ class Listing(Sequence[Item]):
 
     def _open_caches(self) -> None:
         self._group = functools.lru_cache(GROUPS)(self._read_group)
-        self._item = functools.lru_cache(ITEMS)(self._parse)
+        self._item = functools.lru_cache(PARSED)(self._parse)
 
     @functools.cached_property
     def _file(self) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoscale.errors import SourceError
+from geoscale.plans import ITEMS
 from geoscale.sources.calibration import (
     Calibration,
     Units,
@@ -20,7 +21,7 @@ from geoscale.sources.footprints import MARGIN_PX
 from geoscale.sources.hrefs import Access
 from geoscale.sources.index import BoxIndex
 from geoscale.sources.items import Asset, Item
-from geoscale.sources.listing import NAME, Listing, Tables
+from geoscale.sources.listing import Listing, Tables
 from geoscale.sources.missing import Task, tolerate
 from geoscale.sources.mosaic import Layer
 from geoscale.sources.parallel import started
@@ -250,7 +251,7 @@ class RasterSource:
 
     def tables(self) -> dict[str, bytes]:
         """Give the list of items, which the spec only names."""
-        return {NAME: self.items.to_bytes()}
+        return {ITEMS: self.items.to_bytes()}
 
     @classmethod
     def from_spec(cls, spec: Json, tables: Tables | None) -> RasterSource:

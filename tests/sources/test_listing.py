@@ -11,8 +11,9 @@ import pytest
 from odc.geo.geobox import GeoBox
 
 from geoscale.errors import SourceError
+from geoscale.plans import ITEMS
 from geoscale.sources.items import Asset, Item, sort_items
-from geoscale.sources.listing import GROUP, NAME, Listing
+from geoscale.sources.listing import GROUP, Listing
 from geoscale.sources.raster import RasterSource
 from geoscale.sources.survey import Survey
 from geoscale.sources.targets import Target
@@ -78,7 +79,7 @@ def test_what_is_lacking_is_counted_over_all_items():
 def test_a_block_reads_the_groups_of_its_own_neighbourhood(tmp_path):
     count = 5 * 3600
     source = RasterSource((make(n) for n in range(count)), ["red", "nir"], GRID)
-    Folder(str(tmp_path)).put(NAME, source.tables()[NAME])
+    Folder(str(tmp_path)).put(ITEMS, source.tables()[ITEMS])
     far = RasterSource.from_spec(source.spec(), Folder(str(tmp_path)))
     read = []
     real = far.items._read_group
@@ -101,11 +102,11 @@ def test_it_travels_and_says_what_is_wrong_with_it(tmp_path):
     with pytest.raises(SourceError, match="list of 600 items is not beside its plan"):
         Listing.open(folder, told)
     data = listing.to_bytes()
-    folder.put(NAME, data)
+    folder.put(ITEMS, data)
     assert list(Listing.open(folder, told)) == list(listing)
     with pytest.raises(SourceError, match="other items than the plan names"):
         Listing.open(folder, told | {"count": 599})
-    folder.put(NAME, data[:-50])
+    folder.put(ITEMS, data[:-50])
     with pytest.raises(SourceError, match=r"items\.parquet cannot be read"):
         Listing.open(folder, told)
 
@@ -125,7 +126,7 @@ def test_no_changed_byte_of_it_is_believed():
         broken = bytearray(data)
         broken[place] ^= 1 << int(rng.integers(8))
         try:
-            got = everything(Listing.open({NAME: bytes(broken)}, told))
+            got = everything(Listing.open({ITEMS: bytes(broken)}, told))
         except SourceError:
             found += 1
         else:
