@@ -15,6 +15,7 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, StackError
 from geoscale.imports import load_object
+from geoscale.spread import share_rows, spread
 from geoscale.types import Array, Bool, Float, PixelSpec
 
 STRIP_VALUES = 2**17
@@ -156,11 +157,16 @@ class Preprocessor:
         # Strips that stay in a core's own cache: whole arrays would be fetched from
         # memory once for every step.
         rows = max(1, STRIP_VALUES // x[:, 0].size)
-        for y in range(0, x.shape[1], rows):
-            strip = slice(y, y + rows)
-            with np.errstate(over="ignore", invalid="ignore"):
-                frames[..., strip, :] = ordered[..., strip, :]
-            self._clean(x[:, strip], ok[strip], can_be_nan=data.dtype.kind not in "ui")
+        can_be_nan = data.dtype.kind not in "ui"
+
+        def work(part: slice) -> None:
+            for y in range(part.start, part.stop, rows):
+                strip = slice(y, min(y + rows, part.stop))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    frames[..., strip, :] = ordered[..., strip, :]
+                self._clean(x[:, strip], ok[strip], can_be_nan=can_be_nan)
+
+        spread(work, share_rows(x.shape[1], x[:, 0].nbytes))
         if self.function is not None:
             x = self._call(x, ok)
         return x, ok

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 from geoscale.memory import allowed_cpus
@@ -40,6 +41,31 @@ def limit_threads(count: int) -> None:
 def count_threads() -> int:
     """Count the threads that `spread` uses: as limited, else the allowed CPUs."""
     return _limit[0] if _limit else allowed_cpus()
+
+
+def share_rows(rows: int, row_bytes: int) -> list[slice]:
+    """Cut rows into a part for each thread; fewer where they would be too small.
+
+    Parameters
+    ----------
+    rows : int
+        Of an array.
+    row_bytes : int
+        Size of one, in bytes.
+
+    Returns
+    -------
+    list of slice
+        Without gaps, ascending.
+
+    Examples
+    --------
+    >>> share_rows(10, 1)
+    [slice(0, 10, None)]
+    """
+    parts = min(count_threads(), max(1, rows * row_bytes // WORTH_BYTES), max(1, rows))
+    edges = [rows * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def spread(function: Callable[[A], B], parts: Sequence[A]) -> list[B]:

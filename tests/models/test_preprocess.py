@@ -166,3 +166,21 @@ def test_shapes_that_do_not_fit_are_refused(
 def test_a_fill_of_the_wrong_length_is_refused_by_the_card() -> None:
     with pytest.raises(CardError, match=r"`input.fill` has 1 values for 2 channels"):
         make(fill=[0.0])
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from geoscale import spread
+
+    rng = np.random.default_rng(5)
+    data = rng.normal(100, 50, (1, 2, 701, 1000)).astype(np.float32)
+    data[rng.random(data.shape) < 0.01] = np.nan
+    valid = rng.random((1, 701, 1000)) < 0.9
+    made = []
+    for threads in (1, 3):
+        monkeypatch.setattr(spread, "_limit", [threads])
+        assert len(spread.share_rows(701, 8000)) == threads
+        made.append(Preprocessor.from_card(make(MEAN_STD)).prepare(data, valid))
+    (x, ok), (other, also) = made
+    assert x.tobytes() == other.tobytes()
+    assert (ok == also).all()
+    assert (ok == (valid[0] & np.isfinite(data[0]).all(axis=0))).all()
