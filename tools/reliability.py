@@ -26,6 +26,7 @@ PROOFS = {
     "Full disks, suspended drivers, long runs": "tests/test_hostile.py",
     "Stopping, hanging, two drivers": "tests/test_stopping.py tests/test_lease.py",
     "Files that are not there": "tests/sources/test_missing.py",
+    "A million blocks, 450,000 items": "tests/test_million.py",
     "Safeguards taken out": "tests/test_mutations.py",
 }
 HEAD = """\
