@@ -33,7 +33,7 @@ from geoscale.plans import Inference, InferencePlan, Output
 from geoscale.preprocess import Preprocessor
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.testing import FakePredictor, FakeSource, toy_card
-from geoscale.types import Pixels
+from geoscale.types import Json, Pixels
 
 QUIET = {
     # What a worker does beside its tasks it does on its own machine; here, hundreds
@@ -50,6 +50,10 @@ class SleepingSource(FakeSource):
     """Gives pixels that are nowhere valid, after a while."""
 
     delay = 0.0
+
+    def spec(self) -> Json:
+        """Describe nothing: summing what is nowhere would fill the memory."""
+        return {"kind": "fake", "sum": 0.0}
 
     def read(self, window: Any, times: Any) -> Pixels:
         if self.delay:
