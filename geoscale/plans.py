@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
 from geoscale.errors import MemoryPlanError, PlanError
-from geoscale.memory import SHARED_BYTES, TILE_CACHE_BYTES, BlockMemory
+from geoscale.memory import (
+    COMPOSITE_BYTES,
+    SHARED_BYTES,
+    TILE_CACHE_BYTES,
+    BlockMemory,
+)
 from geoscale.memory import project_block_memory as project
 from geoscale.options import Inference, Output
 from geoscale.patches import Lattice
@@ -212,6 +217,10 @@ class InferencePlan:
             in_flight=self.in_flight,
         )
         shared = SHARED_BYTES if self.inference.merge == "blend" else 0
+        if self.source.get("kind") == "composite":
+            # the dates of a strip, and one date beside its sum or its best
+            read_bytes = channels * int(np.prod(read.shape)) * 4
+            shared += self.in_flight * (2 * COMPOSITE_BYTES + 4 * read_bytes)
         return replace(need, cache=TILE_CACHE_BYTES + shared)
 
     def count_distinct_patches(self) -> int:

@@ -13,6 +13,7 @@ from geoscale.bands import common_name
 from geoscale.errors import GeoscaleError
 from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
+from geoscale.sources.composite import CompositeSource
 from geoscale.sources.opening import source_of
 from geoscale.sources.raster import RasterSource
 from geoscale.template import OutputTemplate
@@ -140,7 +141,7 @@ def _read_coarse(
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
     step = level.step(PICTURE_PX)
     source = source_of(plan)
-    if isinstance(source, RasterSource):
+    if isinstance(source, RasterSource | CompositeSource):
         # on a coarse grid the overviews of the files serve
         source, step = source.coarser(_coarser(level, step)), 1
     else:

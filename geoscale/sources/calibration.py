@@ -47,6 +47,12 @@ class Calibration:
     """Overrides the metadata."""
     harmonize: str | None = None
     """``s2-boa``: derive Sentinel-2's offset from the baseline."""
+    plain: tuple[str, ...] = ()
+    """Bands that hold classes, whatever they are called."""
+
+    def is_plain(self, band: str) -> bool:
+        """Whether a band holds classes or flags, not measurements."""
+        return band in self.plain or holds_classes(band)
 
 
 def holds_classes(band: str) -> bool:
@@ -96,13 +102,15 @@ def find_gains(
     many = [1] * len(items) if counts is None else counts
     if calibration.units == "raw" and calibration.harmonize is None:
         _refuse_mixed(items, layout, calibration, many)
-        return [[in_units(1.0, 0.0, calibration) for _ in row] for row in layout]
+        gain = in_units(1.0, 0.0, calibration)
+        same = [(1.0, 0.0) if calibration.is_plain(b) else gain for b in bands]
+        return [list(same) for _ in layout]
     missing: Counter[str] = Counter()
     gains = []
     for item, row, number in zip(items, layout, many, strict=True):
         found = []
         for band, asset in zip(bands, row, strict=True):
-            if holds_classes(band):
+            if calibration.is_plain(band):
                 found.append((1.0, 0.0))
                 continue
             scale, offset = scale_and_offset(item, asset, calibration)

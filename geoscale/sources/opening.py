@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from geoscale.plans import InferencePlan
     from geoscale.sources.arrays import ArraySource
+    from geoscale.sources.composite import CompositeSource
     from geoscale.types import Json, Source
 
-    AnySource = RasterSource | ArraySource
+    AnySource = RasterSource | ArraySource | CompositeSource
 
 
 def open_source(
@@ -70,17 +71,24 @@ def open_source(
     """
     asked, where = parse_imagery(imagery), parse_grid(grid)
     if asked.zarr is not None or asked.array is not None:
+        _refuse_composite(asked)
         from geoscale.sources.stores import open_array
 
         return open_array(asked, where, geobox=geobox, bands=bands, sensor=sensor)
     items, names = iter_items(asked, where), asked.bands or bands
     kept = sort_items(items) if keep or not names else None
     names = names or _all_bands(kept or [])
+    if asked.mask is not None:
+        names = [*(n for n in names if n != asked.mask.asset), asked.mask.asset]
     survey = Survey(kept or items, names, asked.sensor if asked.bands else sensor)
     if geobox is None:
         geobox = choose_grid(survey.examples, survey.layout, where, survey.counts)
     source = RasterSource(survey, names, geobox, reading=asked.reading())
     source.offered = kept
+    if asked.is_composite:
+        from geoscale.sources.composite import composite
+
+        return composite(source, asked.periods, asked.composite, asked.mask)
     return source
 
 
@@ -177,7 +185,8 @@ def list_sources(plan: InferencePlan) -> list[str]:
     list of str
         In the order of (time, id).
     """
-    return source_of(plan).item_ids if plan.source.get("kind") == "raster" else []
+    holds = plan.source.get("kind") in ("raster", "composite")
+    return source_of(plan).item_ids if holds else []
 
 
 def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
@@ -198,6 +207,10 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
     kind = spec.get("kind")
     if kind == "raster":
         return RasterSource.from_spec(spec, tables)
+    if kind == "composite":
+        from geoscale.sources.composite import CompositeSource
+
+        return CompositeSource.from_spec(spec, tables)
     from geoscale.sources.arrays import ArraySource, ZarrSource
 
     if kind == "zarr":
@@ -205,6 +218,14 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
     if kind == "array":
         return ArraySource.from_spec(spec)
     raise SourceError(f"a source of kind `{kind}` is not known to this version")
+
+
+def _refuse_composite(asked: Imagery) -> None:
+    if asked.is_composite:
+        raise SourceError(
+            "periods, composite and mask are for scenes (items, api, files); of an "
+            "array make the composite with xarray, and give that"
+        )
 
 
 def _dated(items: Sequence[Item], times: Sequence[str] | None) -> list[Item]:

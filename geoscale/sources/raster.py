@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from geoscale.sources.calibration import (
     Calibration,
     Units,
     find_gains,
-    holds_classes,
 )
 from geoscale.sources.footprints import MARGIN_PX
 from geoscale.sources.hrefs import Access
@@ -81,7 +80,7 @@ class RasterSource:
         self.offered: Sequence[Item] | None = None
         """Items with all their assets, where those who opened them kept them."""
         self._moved: NDArray[np.float64] | None = None
-        self.resamplings = _resamplings(self.reading.resampling, self._bands)
+        self.resamplings = _resamplings(self.reading, self._bands)
         self._settle()
 
     def _list(
@@ -258,7 +257,9 @@ class RasterSource:
         """Rebuild a source from its spec and the list of items beside it."""
         plain = dict(spec["reading"])
         nodata = plain.pop("source_nodata")
-        plain["calibration"] = Calibration(**plain["calibration"])
+        known = dict(plain["calibration"])
+        known["plain"] = tuple(known["plain"])
+        plain["calibration"] = Calibration(**known)
         plain["access"] = Access(**plain["access"])
         plain["source_nodata"] = None if nodata is None else float(nodata)
         grid = spec["grid"]
@@ -345,13 +346,14 @@ class RasterSource:
         ]
 
 
-def _resamplings(
-    wanted: str | Mapping[str, str] | None, bands: Sequence[str]
-) -> tuple[str, ...]:
-    found = []
+def _resamplings(reading: Reading, bands: Sequence[str]) -> tuple[str, ...]:
+    wanted, found = reading.resampling, []
     for band in bands:
         name = wanted if isinstance(wanted, str) else (wanted or {}).get(band)
-        name = name or ("nearest" if holds_classes(band) else "bilinear")
+        if band in reading.calibration.plain:
+            name = "nearest"  # between two classes there is none
+        holds = reading.calibration.is_plain(band)
+        name = name or ("nearest" if holds else "bilinear")
         if name not in RESAMPLINGS:
             raise SourceError(
                 f"resampling `{name}` is not known{suggest(name, RESAMPLINGS)}; "

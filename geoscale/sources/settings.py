@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from geoscale.errors import JobError
 from geoscale.sources.calibration import Calibration
+from geoscale.sources.clear import Mask
 from geoscale.sources.hrefs import Access
 from geoscale.sources.missing import MOST_MISSING, OnMissing
-from geoscale.sources.steps import GroupBy
+from geoscale.sources.steps import GroupBy, Method
 from geoscale.sources.targets import Reading
 from geoscale.words import nearest_key
 
@@ -51,6 +52,12 @@ class Imagery(BaseModel):
 
     bands: list[str] | None = None
     """Bands to read; default what the model asks for, else all."""
+    periods: dict[str, str] | list[str] | None = None
+    """Dates that become one image each: name → ``2024-06/2024-08``, or such periods."""
+    composite: Method | None = None
+    """How the dates of a period become one image; default median."""
+    mask: Mask | None = None
+    """Pixels that a composite leaves out."""
     sensor: str | None = None
     """Sensor of imagery that does not say, ``sentinel-2``."""
     groupby: GroupBy = "solar_day"
@@ -96,6 +103,11 @@ class Imagery(BaseModel):
             )
         return self
 
+    @property
+    def is_composite(self) -> bool:
+        """Whether several dates become one image."""
+        return any(v is not None for v in (self.periods, self.composite, self.mask))
+
     def access(self) -> Access:
         """How files may be reached."""
         return Access(
@@ -114,7 +126,10 @@ class Imagery(BaseModel):
             trust_file=self.trust == "file",
             dtype=self.dtype,
             calibration=Calibration(
-                scale=self.scale, offset=self.offset, harmonize=self.harmonize
+                scale=self.scale,
+                offset=self.offset,
+                harmonize=self.harmonize,
+                plain=() if self.mask is None else (self.mask.asset,),
             ),
             access=self.access(),
             on_missing=self.on_missing,

@@ -12,6 +12,11 @@ GroupBy = Literal["solar_day", "item", "all"]
 """``solar_day``: one step for each day at the place; ``item``: one for each item;
 ``all``: one."""
 
+Method = Literal["median", "mean", "first", "last", "nearest", "max-ndvi"]
+"""How several dates become one image. ``first``, ``last``: the earliest and the latest
+clear pixel; ``nearest``: the clear pixel nearest to the middle of the period;
+``max-ndvi``: the greenest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
