@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,12 @@ from geoscale.plans import (
     RESULT_VERSION,
     RUN,
     InferencePlan,
-    make_geobox,
 )
 from geoscale.storage import Folder
 from geoscale.types import Json, Source
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 AT_ONCE = 16_384
 """Blocks that are matched with items at a time: the pairs of more need much memory."""
@@ -180,7 +182,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         card=ModelCard.from_dict(stored["card"], where="stored plan"),
         weights_sha256=stored["weights_sha256"],
         code_sha256=stored["code_sha256"],
-        geobox=make_geobox(stored["grid"]),
+        geobox=_make_geobox(stored["grid"]),
         source_times=tuple(stored["times"]),
         inference=Inference.model_validate(stored["inference"]),
         output=Output.model_validate(stored["output"]),
@@ -223,3 +225,11 @@ def name_differences(ours: Json, theirs: Json) -> list[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _make_geobox(grid: Json) -> GeoBox:
+    """Rebuild a geobox from ``{"crs", "transform", "shape"}``."""
+    from affine import Affine
+    from odc.geo.geobox import GeoBox
+
+    return GeoBox(tuple(grid["shape"]), Affine(*grid["transform"]), grid["crs"])

@@ -385,14 +385,6 @@ class InferencePlan:
         return self.asked is None or self.tuning is not None
 
 
-def make_geobox(grid: Json) -> GeoBox:
-    """Rebuild a geobox from ``{"crs", "transform", "shape"}``."""
-    from affine import Affine
-    from odc.geo.geobox import GeoBox
-
-    return GeoBox(tuple(grid["shape"]), Affine(*grid["transform"]), grid["crs"])
-
-
 def _middle(grid: BlockGrid) -> Window:
     """Core of a block with neighbours on all sides, where there is one."""
     _, rows, columns = grid.counts
