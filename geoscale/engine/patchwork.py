@@ -78,14 +78,14 @@ class Patchwork:
         self._kernel, self._task, self._timer = kernel, task, timer
         self._classes = len(kernel.plan.card.output.classes)
         self._lattice = kernel.plan.lattice
+        self._shape = (self._classes, *task.core.shape)
         self._mixed: Accumulator | None = None
         if self._lattice.merge == "blend":
             taper = kernel.plan.inference.taper
             self._mixed = Accumulator(self._classes, task.core)
             self._weights = make_weights(self._lattice.patch_shape, taper)
         else:
-            shape = (self._classes, *task.core.shape)
-            self._cropped = np.zeros(shape, np.float32)
+            self._cropped: Float | None = None
         self.ran = self.kept = 0
 
     def run(self, channels: Float, wanted: list[Patch]) -> None:
@@ -98,6 +98,11 @@ class Patchwork:
         wanted : list of Patch
             In lattice order.
         """
+        if self._mixed is None:
+            # what no patch gives is 0; where all are run there is no such pixel, and
+            # clearing it would take as long as filling it
+            whole = sum(p.gives.size for p in wanted) == self._task.core.size
+            self._cropped = (np.empty if whole else np.zeros)(self._shape, np.float32)
         for patch, scores in self._predict(channels, wanted):
             with self._timer("merge"):
                 self._add(patch, scores)
@@ -105,12 +110,17 @@ class Patchwork:
     def finish(self) -> Float:
         """Scores of the block, (class, y, x); 0 where no patch came."""
         with self._timer("merge"):
-            return self._cropped if self._mixed is None else self._mixed.finish()
+            if self._mixed is not None:
+                return self._mixed.finish()
+            if self._cropped is None:
+                self._cropped = np.zeros(self._shape, np.float32)
+            return self._cropped
 
     def _add(self, patch: Patch, scores: Float) -> None:
         if self._mixed is not None:
             self._mixed.add(scores, self._weights, patch.window, patch.gives)
             return
+        assert self._cropped is not None
         here = (slice(None), *patch.gives.within(self._task.core))
         self._cropped[here] = scores[(slice(None), *patch.gives.within(patch.window))]
 
