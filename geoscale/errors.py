@@ -14,6 +14,7 @@ The tree is grouped by what the caller would do next::
     ├── ReadError                      a source window could not be read
     ├── BlockError                     a block failed: .block, .phase, __cause__
     ├── SinkError                      a write would tear or lose data
+    ├── StoreError (OSError)           the store of the output does not answer
     ├── StoppedError                   the whole run cannot go on (disk, auth)
     │   └── HungError                  nothing moves; the process must be left
     └── MissingDependencyError (ImportError)  names the extra to install
@@ -124,6 +125,14 @@ class SinkError(GeoscaleError):
     """A write would tear, overlap or lose data."""
 
     exit_code = 4
+
+
+class StoreError(GeoscaleError, OSError):
+    """The output's store failed as often as it was asked; it may answer later."""
+
+    exit_code = 4
+    kind = "transient"
+    """What it is to a block, in the words of `geoscale.engine.failures`."""
 
 
 class StoppedError(GeoscaleError):

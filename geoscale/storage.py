@@ -10,19 +10,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
-from geoscale.errors import OutputError, StoppedError
+from geoscale.errors import OutputError
 from geoscale.faults import point
+from geoscale.patience import ask, free_bytes, miss_bucket
 from geoscale.words import redact
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+T = TypeVar("T")
+
 _NO_LINKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EMLINK, errno.ENOSYS}
-_NO_RIGHT = {errno.EACCES, errno.EPERM, errno.EROFS}
+_CONDITIONAL = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "faulty"}
+"""Schemes of stores that can put an object unless there is one; each is tried."""
 
 
 class Traffic:
@@ -54,13 +58,18 @@ class Folder:
     Raises
     ------
     OutputError
-        If no file system serves the URL's scheme.
+        If no file system serves the URL's scheme, or the URL carries credentials.
     """
 
     def __init__(self, url: str) -> None:
         import fsspec
 
         self.url = str(url).rstrip("/")
+        if ":" in urlsplit(self.url).netloc.rpartition("@")[0]:
+            raise OutputError(
+                f"{redact(self.url)} carries credentials, which would be told to every "
+                "worker and log; give them by the environment"
+            )
         try:
             fs, path = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as err:
@@ -69,54 +78,63 @@ class Folder:
             ) from err
         self._fs: Any = fs
         self.path: str = path
-        self.is_local: bool = "file" in (
-            (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        )
+        names = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+        self._schemes = set(names)
+        self.is_local: bool = "file" in self._schemes
 
     def __truediv__(self, name: str) -> Folder:
         """Folder below this one."""
         return Folder(f"{self.url}/{name}")
 
     def put(self, name: str, data: bytes) -> None:
-        """Store an object whole or not at all.
+        """Store an object whole or not at all; again where a failure may pass.
 
         Raises
         ------
         StoppedError
-            If there is no room or no right to write: no block could go on.
+            If there is no room, no right to write or no credentials: no block could
+            go on.
+        OutputError
+            If there is no such bucket.
+        StoreError
+            If the store failed as often as it was asked.
         """
         target = f"{self.path}/{name}"
-        try:
-            if self.is_local:
-                _put_local(Path(target), data)
-            else:
-                self._fs.pipe_file(target, data)
-        except OSError as err:
-            raise explain_os_error(err, self.url) from err
+        self._ask(lambda: self._put(target, data))
         TRAFFIC.add(len(data))
 
     def create(self, name: str, data: bytes) -> bool | None:
-        """Store an object of a local folder unless there is one of that name.
+        """Store an object unless there is one of that name.
+
+        Parameters
+        ----------
+        name : str
+            Of the object.
+        data : bytes
+            Unlike anything that others would store there.
 
         Returns
         -------
         bool or None
-            Whether it was stored; None where nothing was done, since this file system
-            cannot tell.
+            Whether it was stored; None where this file system cannot tell, and it may
+            be stored or not.
         """
-        if not self.is_local:
+        target = f"{self.path}/{name}"
+        if self.is_local:
+            return self._ask(lambda: _create_local(Path(target), data))
+        if not _CONDITIONAL & self._schemes:
             return None
-        try:
-            return _create_local(Path(f"{self.path}/{name}"), data)
-        except OSError as err:
-            if err.errno in _NO_LINKS:
-                return None
-            raise explain_os_error(err, self.url) from err
+        if not self._ask(lambda: self._put_if_none(target, data)):
+            # where the answer to a put was lost, what is there may be ours
+            return self.get(name) == data
+        # a store that does not know the condition takes the same put twice
+        return None if self._ask(lambda: self._put_if_none(target, data)) else True
 
     def get(self, name: str) -> bytes | None:
         """Bytes of an object; None where there is none."""
+        target = f"{self.path}/{name}"
         try:
-            return cast("bytes", self._fs.cat_file(f"{self.path}/{name}"))
+            return self._ask(lambda: cast("bytes", self._fs.cat_file(target)), "read")
         except (FileNotFoundError, NotADirectoryError):
             # the latter where a killed writer left a file beside folders
             return None
@@ -127,12 +145,18 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether an object or folder of this name is there."""
-        return bool(self._fs.exists(f"{self.path}/{name}".rstrip("/")))
+        target = f"{self.path}/{name}".rstrip("/")
+        self._fs.invalidate_cache()
+        return self._ask(lambda: bool(self._fs.exists(target)), "read")
 
     def names(self) -> list[str]:
         """Names directly in this folder, sorted; empty where it is not there."""
+        # A listing that was cached before other machines wrote would lie.
+        self._fs.invalidate_cache()
         try:
-            found = self._fs.ls(self.path, detail=False, refresh=True)
+            found = self._ask(
+                lambda: self._fs.ls(self.path, detail=False, refresh=True), "list"
+            )
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(str(p).rstrip("/").rpartition("/")[2] for p in found)
@@ -140,9 +164,9 @@ class Folder:
     def find(self, name: str = "") -> list[str]:
         """Names of all objects below a folder, relative to it, sorted."""
         base = f"{self.path}/{name}".rstrip("/")
-        # A listing that was cached before other machines wrote would lie.
         self._fs.invalidate_cache()
-        return sorted(str(p)[len(base) + 1 :] for p in self._fs.find(base))
+        found = self._ask(lambda: self._fs.find(base), "list")
+        return sorted(str(p)[len(base) + 1 :] for p in found)
 
     def sweep_partials(self, older_s: float) -> list[str]:
         """Delete abandoned partial files of a local folder; return their names."""
@@ -160,13 +184,15 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Delete an object; no error where there is none."""
+        target = f"{self.path}/{name}"
         try:
-            self._fs.rm_file(f"{self.path}/{name}")
+            self._ask(lambda: self._fs.rm_file(target), "delete in")
         except FileNotFoundError:
             return
 
     def delete_all(self) -> None:
         """Delete the folder with everything in it."""
+        self._fs.invalidate_cache()
         if self._fs.exists(self.path):
             self._fs.rm(self.path, recursive=True)
 
@@ -177,48 +203,34 @@ class Folder:
 
     def free_bytes(self) -> int | None:
         """Bytes free on a local disk; None where that cannot be known."""
-        if not self.is_local:
-            return None
-        place = Path(self.path)
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
+        return free_bytes(self.path) if self.is_local else None
+
+    def _ask(self, do: Callable[[], T], to: str = "write to") -> T:
+        return ask(do, self.path if self.is_local else self.url, to)
+
+    def _put(self, target: str, data: bytes) -> None:
+        if self.is_local:
+            _put_local(Path(target), data)
+            return
+        point("put.before")
+        try:
+            self._fs.pipe_file(target, data)
+        except FileNotFoundError as err:
+            # keys need no folder: what is not there is the bucket
+            raise miss_bucket(self.url) from err
+        point("put.after")
+
+    def _put_if_none(self, target: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(target, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
 
 
 def digest_bytes(data: bytes | memoryview) -> str:
     """BLAKE2b of 16 bytes, as hex: the digest of every stored object."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def explain_os_error(err: OSError, where: str) -> Exception:
-    """Turn a full disk or a missing right into a stop; leave the rest as it is.
-
-    Parameters
-    ----------
-    err : OSError
-        What the system said.
-    where : str
-        The place that was written.
-
-    Returns
-    -------
-    Exception
-        `StoppedError` with what to do, or `err` itself.
-    """
-    place = redact(where)
-    if err.errno in _NO_ROOM:
-        free = Folder(where).free_bytes() if "://" not in where else None
-        left = f" ({free / 1e6:,.0f} MB free)" if free is not None else ""
-        return StoppedError(
-            f"no room left at {place}{left}: {os.strerror(err.errno or 0)}; "
-            "free some space, then run the same command again"
-        )
-    if err.errno in _NO_RIGHT:
-        return StoppedError(
-            f"not allowed to write to {place}: {os.strerror(err.errno or 0)}; "
-            "check its owner and mode, then run the same command again"
-        )
-    return err
 
 
 def _age(path: Path, now: float) -> float:
@@ -247,7 +259,7 @@ def _put_local(target: Path, data: bytes) -> None:
     point("put.after")
 
 
-def _create_local(target: Path, data: bytes) -> bool:
+def _create_local(target: Path, data: bytes) -> bool | None:
     """Link a finished file to its name: of all who try at once, one can."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
@@ -256,6 +268,10 @@ def _create_local(target: Path, data: bytes) -> bool:
         os.link(part, target)
     except FileExistsError:
         return False
+    except OSError as err:
+        if err.errno in _NO_LINKS:
+            return None
+        raise
     finally:
         part.unlink(missing_ok=True)
     return True

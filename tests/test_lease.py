@@ -9,9 +9,11 @@ import threading
 
 import pytest
 
+from geoscale import patience
 from geoscale.engine import lease as module
 from geoscale.engine.lease import TTL_S, Lease, describe_process
 from geoscale.errors import OutputError
+from geoscale.testing_store import Faults
 from tests.support.clock import Clock
 
 DIE_WITH_IT = """
@@ -25,6 +27,11 @@ ELSEWHERE = {"host": "other", "boot": "b", "space": "s", "pid": 7, "started": "1
 def make(url, **more):
     time = more.pop("time", Clock())
     return Lease(str(url), clock=time, sleep=time.sleep, **more)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_S", 0.0)
 
 
 def test_it_is_given_back(tmp_path):
@@ -122,13 +129,51 @@ def test_of_many_that_begin_at_once_one_goes_on(tmp_path):
     assert len(list((tmp_path / ".geoscale").iterdir())) == 1, "nothing is left over"
 
 
-def test_of_two_that_begin_at_once_in_an_object_store_one_goes_on():
-    first, second = make("memory://lease-of-two"), make("memory://lease-of-two")
+def begin_at_once(faults, count=2):
+    """Let some take a lease that each of them saw free; give them, and who won."""
+    many = [make(faults.url("out.zarr")) for _ in range(count)]
+    for lease in many:
+        lease._load = lambda: None
+    won = []
+    for lease in many:
+        try:
+            lease.take()
+        except OutputError:
+            continue
+        won.append(lease)
+    for lease in many:
+        del lease._load
+    return many, won
+
+
+def test_of_two_that_begin_at_once_in_an_object_store_one_goes_on(tmp_path):
+    many, won = begin_at_once(Faults(tmp_path))
+    assert won == many[:1]
+    assert won[0]._is_mine(won[0]._load())
+
+
+def test_a_store_without_conditions_is_seen_through_and_the_last_one_has_it(tmp_path):
+    faults = Faults(tmp_path)
+    faults.is_conditional = False
+    first, second = make(faults.url("out.zarr")), make(faults.url("out.zarr"))
+    assert first._folder.create("probe", b"1") is None
     time = Clock(meanwhile=lambda: second.beat())
     first._sleep, first._clock = time.sleep, time
     with pytest.raises(OutputError, match="another run works on"):
         first.take()
     assert second._is_mine(second._load())
+
+
+def test_who_took_it_without_being_told_has_it_all_the_same(tmp_path):
+    # the answer to the first put is lost; asked again, the store says: it is there
+    faults = Faults(tmp_path)
+    faults.script = ["lost"]
+    lease = make(faults.url("out.zarr"))
+    lease.take()
+    assert faults.seen["lost"] == 1
+    assert lease._is_mine(lease._load())
+    with pytest.raises(OutputError, match="another run works on"):
+        make(faults.url("out.zarr"), time=Clock(meanwhile=lease.beat)).take()
 
 
 def test_parts_of_a_job_array_do_not_hinder_each_other(tmp_path):

@@ -55,12 +55,17 @@ class Output(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.folder = tempfile.mkdtemp()
-        self.url = f"{self.folder}/out.zarr"
+        self.place = f"{self.folder}/out.zarr"
+        self.url = self.open()
         self.sink = toy_sink(PLAN, self.url)
         self.sink.create()
         Journal(self.url).begin(PLAN)
         self.kernel = toy_kernel(PLAN, self.url)
         self.hurt = False
+
+    def open(self):
+        """URL of the output, whose files lie at `place`."""
+        return self.place
 
     def teardown(self):
         if hasattr(self, "folder"):
@@ -118,20 +123,20 @@ class Output(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 30))
     def forget_a_segment(self, which):
-        segments = sorted((Path(self.url) / ".geoscale/ledger").glob("*.jsonl"))
+        segments = sorted((Path(self.place) / ".geoscale/ledger").glob("*.jsonl"))
         for path in segments[which : which + 1]:
             path.unlink()
 
     @rule(which=st.integers(0, 30), keep=st.floats(0, 1))
     def tear_a_segment(self, which, keep):
-        segments = sorted((Path(self.url) / ".geoscale/ledger").glob("*.jsonl"))
+        segments = sorted((Path(self.place) / ".geoscale/ledger").glob("*.jsonl"))
         for path in segments[which : which + 1]:
             data = path.read_bytes()
             path.write_bytes(data[: int(keep * len(data))])
 
     @rule()
     def leave_a_partial_file(self):
-        Folder(self.url).put(".x.partial", b"left behind")
+        Folder(self.place).put(".x.partial", b"left behind")
 
     @rule()
     def repair(self):
@@ -158,7 +163,7 @@ class Output(RuleBasedStateMachine):
         assert not tally.quarantined
         assert finalize(PLAN, journal, self.sink, {}).is_sound
         self.sink.finalize()
-        assert stored_bytes(self.url) == self.clean
+        assert stored_bytes(self.place) == self.clean
         assert drive(PLAN, Journal(self.url), LoopExecutor(self.kernel)).computed == 0
 
     def shards(self, number):
@@ -167,12 +172,12 @@ class Output(RuleBasedStateMachine):
             f"{layer.name}/c/{time}/{'0/' if layer.classes else ''}{y}/{x}"
             for layer in self.sink.template.layers
         ]
-        paths = [Path(self.url) / name for name in names]
+        paths = [Path(self.place) / name for name in names]
         return [path for path in paths if path.is_file() and path.stat().st_size]
 
 
-def try_it(clean, examples, steps, proof):
-    kind = type("Tried", (Output,), {"clean": clean, "histories": 0})
+def try_it(clean, examples, steps, proof, machine=Output):
+    kind = type("Tried", (machine,), {"clean": clean, "histories": 0})
     run_state_machine_as_test(
         kind,
         settings=settings(

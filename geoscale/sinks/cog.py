@@ -17,8 +17,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from geoscale.errors import OutputError
+from geoscale.patience import explain_store_error
 from geoscale.sinks.layout import load_template, read_part
-from geoscale.storage import explain_os_error
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Layer
 from geoscale.windows import Window
@@ -281,7 +281,7 @@ def _stem(url: str) -> str:
 
 def _explain(err: OSError, out: Path) -> Exception:
     if err.errno is not None:
-        return explain_os_error(err, str(out))
+        return explain_store_error(err, str(out)) or err
     # GDAL's errors carry no number
     return OutputError(
         f"COG in {out} could not be written: {err}; check its room and rights"

@@ -26,7 +26,7 @@ from geoscale.sinks.layout import (
     template_dict,
 )
 from geoscale.sinks.shards import encode_shard
-from geoscale.storage import Folder, digest_bytes, explain_os_error
+from geoscale.storage import Folder, digest_bytes
 from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
 from geoscale.windows import Window
@@ -159,10 +159,7 @@ class ZarrSink:
 
     def drop(self, key: str) -> None:
         """Delete a stored shard; it reads as fill value until written again."""
-        try:
-            self.folder.delete(key)
-        except OSError as err:
-            raise explain_os_error(err, self.url) from err
+        self.folder.delete(key)
 
     def keys(self) -> Iterator[str]:
         """Yield the keys of all stored shards, layer by layer, sorted."""

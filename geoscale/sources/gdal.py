@@ -15,14 +15,16 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from geoscale.errors import ReadError, SourceError, require
+from geoscale.errors import ReadError
 from geoscale.sources.handles import Handle, HandlePool
 from geoscale.sources.hosts import find_host
 from geoscale.sources.hrefs import Access, to_gdal_path
 from geoscale.sources.parallel import PerProcess
+from geoscale.sources.signing import renew, sign
 from geoscale.words import redact
 
 T = TypeVar("T")
@@ -56,7 +58,6 @@ _AUTH = re.compile(
 AUTH = "auth"
 """Kind of a read that is refused with fresh credentials too."""
 _LAST_CODE = re.compile(r"HTTP (?:response|error) code\s*:\s*(\d{3})", re.I)
-_ALIASES = {"planetary-computer": "planetary_computer:sign_url"}
 _POOL = PerProcess(HandlePool)
 
 
@@ -86,40 +87,6 @@ class Counts:
 COUNTS = Counts()
 
 
-def sign(href: str, signer: str | None) -> str:
-    """Sign an href by the named signer, or give it back.
-
-    Parameters
-    ----------
-    href : str
-        Unsigned.
-    signer : str or None
-        ``planetary-computer``, or ``package.module:function`` that takes an
-        href and returns it signed.
-
-    Raises
-    ------
-    SourceError
-        If there is no such signer.
-    """
-    if signer is None:
-        return href
-    module_name, _, name = _ALIASES.get(signer, signer).partition(":")
-    if not name:
-        raise SourceError(
-            f"imagery.signer `{signer}` is neither `planetary-computer` nor "
-            "`package.module:function`"
-        )
-    if module_name == "planetary_computer":
-        module = require(module_name, extra="azure")
-    else:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as err:
-            raise SourceError(f"imagery.signer `{signer}`: {err}") from err
-    return str(getattr(module, name)(href))
-
-
 @contextlib.contextmanager
 def gdal_env(path: str = "", attempt: int = 1) -> Iterator[None]:
     """Apply the settings of reading to this thread.
@@ -137,10 +104,42 @@ def gdal_env(path: str = "", attempt: int = 1) -> Iterator[None]:
     is_remote = path.startswith("/vsi")
     # Listing a bucket costs seconds; a local ENVI file needs its .hdr found.
     settings["GDAL_DISABLE_READDIR_ON_OPEN"] = "EMPTY_DIR" if is_remote else "TRUE"
+    if path.startswith("/vsis3/"):
+        settings |= find_s3_endpoint(os.environ)
     if attempt > 1 and is_remote:
         settings["CPL_VSIL_CURL_NON_CACHED"] = path.partition("?")[0]
     with rasterio.Env(**settings):
         yield
+
+
+def find_s3_endpoint(environ: Mapping[str, str]) -> dict[str, str]:
+    """Tell GDAL of the S3 server that every other library takes from the environment.
+
+    Parameters
+    ----------
+    environ : mapping
+        With ``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL``, perhaps.
+
+    Returns
+    -------
+    dict
+        GDAL settings; empty where GDAL's own are set, or there is nothing to tell.
+
+    Examples
+    --------
+    >>> find_s3_endpoint({"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})["AWS_HTTPS"]
+    'NO'
+    """
+    url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    if not url or "AWS_S3_ENDPOINT" in environ:
+        return {}
+    parts = urlsplit(url)
+    return {
+        "AWS_S3_ENDPOINT": parts.netloc + parts.path.rstrip("/"),
+        "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO",
+        # such servers have no name for each bucket
+        "AWS_VIRTUAL_HOSTING": environ.get("AWS_VIRTUAL_HOSTING", "FALSE"),
+    }
 
 
 def open_raster(
@@ -246,7 +245,7 @@ def read_with_retries(
 
     path = to_gdal_path(href, access)
     key, host = (href, access), find_host(href)
-    last = access.attempts + first - 1
+    last, refusals = access.attempts + first - 1, 0
     for attempt in range(first, last + 1):
         try:
             with contextlib.ExitStack() as stack:
@@ -262,10 +261,14 @@ def read_with_retries(
         except (RasterioError, OSError, _cpl_error()) as err:
             drop_handle(key)
             why = explain(err)
-            may_pass = is_transient(why, path, attempt)
+            is_refused = bool(_AUTH.search(why))
+            if is_refused:
+                refusals += 1
+                renew(access.signer)
+            may_pass = is_transient(why, path, refusals=refusals)
             if host is not None:
                 # to say that something is not there is an answer
-                host.note(ok=not may_pass or bool(_AUTH.search(why)))
+                host.note(ok=not may_pass or is_refused)
             if attempt == last or not may_pass:
                 raise ReadError(
                     f"cannot read {redact(href)} after {attempt} "
@@ -273,12 +276,14 @@ def read_with_retries(
                     kind=_name_kind(why, may_pass=may_pass, path=path),
                 ) from None
         COUNTS.add("retries")
+        if is_refused:
+            continue  # a fresh signature is good at once
         # full jitter: thousands of workers must not come back in step
         time.sleep(random.uniform(0, min(30.0, access.backoff_s * 2**attempt)))  # noqa: S311
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def is_transient(why: str, path: str, attempt: int) -> bool:
+def is_transient(why: str, path: str, *, refusals: int = 0) -> bool:
     """Whether the same read may succeed later.
 
     Parameters
@@ -287,21 +292,21 @@ def is_transient(why: str, path: str, attempt: int) -> bool:
         What GDAL said.
     path : str
         GDAL path.
-    attempt : int
-        Which try failed.
+    refusals : int
+        How often the credentials of this read were refused.
 
     Examples
     --------
-    >>> is_transient("HTTP response code: 503", "/vsicurl/https://x", 1)
+    >>> is_transient("HTTP response code: 503", "/vsicurl/https://x")
     True
-    >>> is_transient("HTTP response code: 404", "/vsicurl/https://x", 1)
+    >>> is_transient("HTTP response code: 404", "/vsicurl/https://x")
     False
     """
     if not path.startswith("/vsi"):
         # a network disk may hiccup; a broken local file stays broken
         return "Input/output error" in why or "Stale file" in why
     if _AUTH.search(why):
-        return attempt == 1  # once more, with a fresh signature
+        return refusals <= 1  # once more, with a fresh signature
     return not _PERMANENT.search(why)
 
 

@@ -12,6 +12,7 @@ from geoscale.sources.calibration import Calibration
 from geoscale.sources.clear import Mask
 from geoscale.sources.hrefs import Access
 from geoscale.sources.missing import MOST_MISSING, OnMissing
+from geoscale.sources.signing import find_signer
 from geoscale.sources.steps import GroupBy, Method
 from geoscale.sources.targets import Reading
 from geoscale.words import nearest_key
@@ -110,6 +111,8 @@ class Imagery(BaseModel):
 
     def access(self) -> Access:
         """How files may be reached."""
+        if self.signer is not None:
+            find_signer(self.signer)  # refused before a pixel is read
         return Access(
             allow_private=self.allow_private,
             local=self.api is None,

@@ -387,8 +387,8 @@ def test_a_folder_without_rights_stops_the_run(kit, sink, monkeypatch):
     def deny(_name):
         raise PermissionError(13, "no")
 
-    monkeypatch.setattr(sink.folder, "delete", deny)
-    with pytest.raises(StoppedError, match="not allowed to write"):
+    monkeypatch.setattr(sink.folder._fs, "rm_file", deny)
+    with pytest.raises(StoppedError, match="not allowed to delete in"):
         sink.drop("classes/c/0/0/0")
     sink.write(0, core, kit.pixels(0, core))
 

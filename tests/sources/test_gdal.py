@@ -188,7 +188,7 @@ def test_broken_files_are_named(tmp_path: Path, content: bytes, size: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("why", "path", "attempt", "expected"),
+    ("why", "path", "refusals", "expected"),
     [
         ("HTTP response code: 503", "/vsicurl/x", 1, True),
         ("HTTP response code: 429", "/vsis3/x", 3, True),
@@ -201,8 +201,8 @@ def test_broken_files_are_named(tmp_path: Path, content: bytes, size: int) -> No
         ("Input/output error", "/data/x.tif", 1, True),
     ],
 )
-def test_what_may_pass(why: str, path: str, attempt: int, expected: bool) -> None:
-    assert is_transient(why, path, attempt) is expected
+def test_what_may_pass(why: str, path: str, refusals: int, expected: bool) -> None:
+    assert is_transient(why, path, refusals=refusals) is expected
 
 
 def test_threads_share_a_source(write_tif: Any) -> None:
