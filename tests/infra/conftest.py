@@ -1,0 +1,115 @@
+"""Real services on loopback, started here and ended here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+KEY, SECRET = "CANARYKEYID0", "CANARYs3cretACCESSkey"
+BUCKET = "lab"
+
+
+@dataclass(frozen=True)
+class S3:
+    """A server that speaks S3, and a client that is not ours."""
+
+    endpoint: str
+    client: Any
+
+    def url(self, key: str) -> str:
+        return f"s3://{BUCKET}/{key}"
+
+    def keys(self, prefix: str = "") -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=BUCKET, Prefix=prefix)
+        return [o["Key"] for page in found for o in page.get("Contents", ())]
+
+    def read(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def write(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=data)
+
+    def find(self, *words: str) -> list[str]:
+        """Keys of objects that hold one of these words."""
+        texts = [word.encode() for word in words]
+        held = {key: self.read(key) for key in self.keys()}
+        return [key for key, data in held.items() if any(t in data for t in texts)]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """A server of its own process; skipped where it or s3fs is not installed."""
+    for name in ("moto", "flask", "flask_cors", "boto3", "s3fs"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: pip install -e '.[dev]'")
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    endpoint, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try:
+                urlopen(f"{endpoint}/moto-api/", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > until:
+                    pytest.fail(f"the S3 server did not start: {' '.join(command)}")
+                time.sleep(0.1)
+        yield endpoint
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """An empty bucket, reached through the environment alone."""
+    import boto3
+    from botocore.config import Config
+
+    for name in [n for n in os.environ if n.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    reach(moto_endpoint, monkeypatch)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    urlopen(f"{moto_endpoint}/moto-api/reset", data=b"", timeout=30).close()
+    client = boto3.client(
+        "s3", endpoint_url=moto_endpoint, config=Config(s3={"addressing_style": "path"})
+    )
+    client.create_bucket(Bucket=BUCKET)
+    yield S3(moto_endpoint, client)
+    forget_clients()
+
+
+def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process and its children find S3 at an endpoint."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Clients keep the endpoint that they were made with."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
