@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from pydantic import ValidationError
 
-from geoscale.assemble import make_sink
+from geoscale.assemble import make_journal, make_sink
 from geoscale.card import ModelCard, explain_validation
 from geoscale.ending import RunReport, finish_run
 from geoscale.engine.drive import Progress, drive
-from geoscale.engine.journal import Journal
 from geoscale.engine.lease import Lease
 from geoscale.engine.stopping import Stop
 from geoscale.errors import JobError
@@ -236,7 +235,13 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     """
     url = as_url(to)
     plan = prepare(plan, url, client=client, shard=shard, trust_code=trust_code)
-    sink, journal = make_sink(plan, url), Journal(url)
+    sink = make_sink(plan, url)
+    journal = make_journal(plan, url, sink)
+    if shard is not None and plan.output.store == "icechunk":
+        raise JobError(
+            "parts of a job array cannot share an Icechunk repository, to which one "
+            "driver commits; use a cluster, or leave `output.store` out"
+        )
     plan.validate(allowed_bytes=allowed_worker_bytes(client))
     journal.check(plan)
     check_room(plan, url)

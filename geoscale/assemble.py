@@ -10,18 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from geoscale.engine.block import Kernel
+from geoscale.engine.epochs import EpochJournal
 from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
 from geoscale.memory import allowed_cpus
 from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
+from geoscale.sinks.icechunk import IcechunkSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_of
 from geoscale.spread import limit_threads
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, Sink, Source
+from geoscale.types import Bool, EpochSink, Sink, Source
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -58,7 +60,30 @@ def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
             "geoscale:weights_sha256": plan.weights_sha256,
         },
     )
-    return ZarrSink(url, template)
+    kind = IcechunkSink if plan.output.store == "icechunk" else ZarrSink
+    return kind(url, template)
+
+
+def make_journal(plan: InferencePlan, url: str, sink: Sink) -> Journal:
+    """Journal of a run, which records no block before its sink shows it.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is run.
+    url : str
+        The output.
+    sink : Sink
+        The driver's.
+
+    Returns
+    -------
+    Journal
+        Nothing is written yet.
+    """
+    if isinstance(sink, EpochSink):
+        return EpochJournal(url, sink, seconds=plan.output.epoch_s)
+    return Journal(url)
 
 
 def make_task(plan: InferencePlan) -> Segmentation:

@@ -21,6 +21,8 @@ POINTS = (
     "put.before",
     "put.torn",
     "put.after",
+    "commit.before",
+    "commit.after",
     "ledger.before",
     "ledger.after",
     "final.before",

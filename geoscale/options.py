@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from geoscale.blend import Taper
 from geoscale.patches import Merge
@@ -70,4 +77,26 @@ class Output(BaseModel):
     """Height and width of a chunk inside a shard, in px; default: a divisor of
     the block, at most 512."""
     overviews: bool = True
-    """Whether coarser copies are made for viewing."""
+    """Whether coarser copies are made for viewing; not in an Icechunk repository."""
+    store: Literal["zarr", "icechunk"] = "zarr"
+    """``zarr``: readers see each block once it is written; ``icechunk``: the driver
+    commits many at a time, and readers see all of a commit or nothing."""
+    epoch_s: Annotated[float, Field(gt=0)] = 60.0
+    """Time between commits to an Icechunk repository, in s; a kill loses as much."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_overviews_in_icechunk(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("store") != "icechunk":
+            return data
+        if data.get("overviews"):
+            raise ValueError("an Icechunk repository has no overviews; leave them out")
+        return {**data, "overviews": False}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = dump(self)
+        if data.get("store") == "zarr":
+            # plans of plain outputs keep the names that they have
+            del data["store"], data["epoch_s"]
+        return data

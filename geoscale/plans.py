@@ -358,8 +358,9 @@ class InferencePlan:
         flight, paths and notes decide nothing.
         """
         data = self.to_dict()
-        free = {"device", "in_flight", "min_agreement"}
+        free = {"device", "in_flight", "min_agreement", "epoch_s"}
         inference = {k: v for k, v in data["inference"].items() if k not in free}
+        output = {k: v for k, v in data["output"].items() if k not in free}
         return {
             "result version": RESULT_VERSION,
             "imagery": _digest(data["source"]),
@@ -369,7 +370,7 @@ class InferencePlan:
             "grid": data["grid"],
             "times": _digest(data["times"]),
             "inference": inference,
-            "output": data["output"],
+            "output": output,
             "area of interest": _digest(self.aoi),
             "empty blocks": hashlib.sha256(self.states.tobytes()).hexdigest(),
         }

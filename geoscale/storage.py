@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from geoscale.errors import OutputError
@@ -45,6 +45,36 @@ class Traffic:
 
 
 TRAFFIC = Traffic()
+
+
+class Objects(Protocol):
+    """Small named objects, wherever they lie: what a sink asks of a place."""
+
+    url: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store an object whole or not at all."""
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """Bytes of an object; None where there is none."""
+        ...
+
+    def names(self) -> list[str]:
+        """Names directly in this place, sorted."""
+        ...
+
+    def find(self, name: str = "") -> list[str]:
+        """Names of all objects below a folder, relative to it, sorted."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete an object; no error where there is none."""
+        ...
+
+    def digest(self, name: str) -> str | None:
+        """Digest of an object's bytes; None where there is none."""
+        ...
 
 
 class Folder:

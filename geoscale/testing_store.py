@@ -257,7 +257,7 @@ class FaultyStore(AbstractFileSystem):  # type: ignore[misc]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Size and kind of an object or folder."""
-        _, target = _find(path)
+        target = _find(path)[1]
         if not target.exists():
             raise FileNotFoundError(path)
         return _describe(self._strip_protocol(path), target)

@@ -307,6 +307,24 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class EpochSink(Protocol):
+    """A sink whose blocks are seen once the driver has committed them, many at a time.
+
+    Workers write bytes apart from what is seen; only the driver commits.
+    """
+
+    def write_apart(
+        self, time: int, core: Window, layers: Mapping[str, Array]
+    ) -> tuple[dict[str, str | None], bytes]:
+        """Write one block; return stored key → digest, and what is to be committed."""
+        ...
+
+    def commit(self, changes: Sequence[bytes], message: str) -> None:
+        """Show blocks, all of them at once."""
+        ...
+
+
 class MayStop(Protocol):
     """Says whether to begin another block."""
 
@@ -355,3 +373,5 @@ class Outcome:
     """``transient``, ``permanent``, ``process``, ``lost`` or ``run``; empty if ok."""
     attempt: int = 1
     """Which try this was."""
+    changes: bytes = b""
+    """What an `EpochSink` has to commit before the block is seen; some 500 bytes."""

@@ -22,6 +22,7 @@ from geoscale.plans import BlockTask, InferencePlan
 from geoscale.types import (
     Array,
     Bool,
+    EpochSink,
     Float,
     Outcome,
     Pixels,
@@ -97,7 +98,7 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
         layers, counters = infer_block(kernel, task, timer)
         point("block.inferred")
         with timer("write"):
-            digests = kernel.sink.write(task.time, task.core, layers)
+            digests, changes = _write(kernel.sink, task, layers)
         point("block.written")
     except Exception as error:
         message = f"block {task.name} failed in {timer.phase}: {describe(error)}"
@@ -117,7 +118,16 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
         digests=digests,
         stats=counters | stats,
         attempt=attempt,
+        changes=changes,
     )
+
+
+def _write(
+    sink: Sink, task: BlockTask, layers: Mapping[str, Array]
+) -> tuple[dict[str, str | None], bytes]:
+    if isinstance(sink, EpochSink):
+        return sink.write_apart(task.time, task.core, layers)
+    return sink.write(task.time, task.core, layers), b""
 
 
 def infer_block(

@@ -286,10 +286,12 @@ class Journal:
 
     def _append(self, record: Json) -> None:
         self._pending.append(record)
-        age = self._clock() - self._flushed
-        full = len(self._pending) >= SEGMENT_RECORDS and age >= SEGMENT_LEAST_S
-        if full or age > SEGMENT_SECONDS:
+        if self._is_due(len(self._pending), self._clock() - self._flushed):
             self.flush()
+
+    def _is_due(self, records: int, age: float) -> bool:
+        full = records >= SEGMENT_RECORDS and age >= SEGMENT_LEAST_S
+        return full or age > SEGMENT_SECONDS
 
 
 def _parse(line: bytes) -> Json | None:

@@ -127,6 +127,7 @@ def gather_facts(url: str) -> Json:
         "name": url.rpartition("/")[2].removesuffix(".zarr"),
         "place": url,
         "is_local": Folder(url).is_local,
+        "is_icechunk": plan.output.store == "icechunk",
         "complete": final is not None,
         "blocks": {"total": total, "done": done, "side": plan.grid.block_px},
         "card": plan.card,

@@ -18,7 +18,7 @@ import numpy as np
 
 from geoscale.errors import OutputError
 from geoscale.patience import explain_store_error
-from geoscale.sinks.layout import load_template, read_part
+from geoscale.sinks.layout import find_store, load_template, read_part
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Layer
 from geoscale.windows import Window
@@ -267,7 +267,7 @@ def _open_array(url: str, layer: str) -> Any:
     import zarr
 
     try:
-        return zarr.open_array(url, path=layer, mode="r", zarr_format=3)
+        return zarr.open_array(find_store(url), path=layer, mode="r", zarr_format=3)
     except FileNotFoundError:
         raise OutputError(
             f"output {redact(url)} lacks array `{layer}`; run `geoscale repair`"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoscale.errors import OutputError
+from geoscale.sinks.repository import Snapshot, has_repository, open_snapshot
 from geoscale.sinks.shards import ZSTD_LEVEL
-from geoscale.storage import Folder
+from geoscale.storage import Folder, Objects
 from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
 from geoscale.words import redact
@@ -201,10 +202,30 @@ def open_output(url: str, *, group: str | None = None) -> xr.Dataset:
     """
     import xarray as xr
 
-    if not Folder(url).exists(ROOT):
+    store = find_store(url)
+    how: dict[str, Any] = {"chunks": None, "decode_coords": "all"}
+    if store is not url:
+        how["consolidated"] = False  # a snapshot has its own table of contents
+    elif not Folder(url).exists(ROOT):
         raise OutputError(f"output {redact(url)} is not there; run the job first")
-    found: xr.Dataset = xr.open_zarr(url, group=group, chunks=None, decode_coords="all")
+    found: xr.Dataset = xr.open_zarr(store, group=group, **how)
     return found
+
+
+def find_store(url: str) -> Any:
+    """Find what zarr opens for an output.
+
+    Parameters
+    ----------
+    url : str
+        Local folder or any fsspec URL.
+
+    Returns
+    -------
+    str or zarr.abc.store.Store
+        The URL itself; for an Icechunk repository its last commit.
+    """
+    return open_snapshot(url) if has_repository(url) else url
 
 
 def load_template(url: str) -> OutputTemplate:
@@ -215,7 +236,10 @@ def load_template(url: str) -> OutputTemplate:
     OutputError
         If there is no output, or another program made it.
     """
-    root = parse_json(Folder(url).get(ROOT))
+    objects: Objects = Folder(url)
+    if has_repository(url):
+        objects = Snapshot(open_snapshot(url), url)
+    root = parse_json(objects.get(ROOT))
     found = template_dict(root) if root is not None else None
     if found is None:
         raise OutputError(

@@ -21,6 +21,7 @@ from geoscale.errors import OutputError
 from geoscale.sinks.cog import slug, slug_time
 from geoscale.sinks.footprint import footprint
 from geoscale.sinks.layout import load_template
+from geoscale.sinks.repository import has_repository
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Json, Layer
@@ -40,6 +41,7 @@ EXTENSIONS = {
 """Extensions that the Items declare."""
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _ZARR = "application/vnd.zarr; version=3"
+_ICECHUNK = "application/vnd.zarr+icechunk"
 _TASKS = {"segmentation": "semantic-segmentation"}
 
 
@@ -240,8 +242,9 @@ def _add_zarr(item: Any, url: str, template: OutputTemplate, out: Path) -> None:
     folder = Folder(url)
     href = _relative(Path(folder.path), out) if folder.is_local else redact(url)
     roles = ["data"]
+    kind = _ICECHUNK if has_repository(url) else _ZARR
     asset = pystac.Asset(
-        href=href, title="All layers and times", media_type=_ZARR, roles=roles
+        href=href, title="All layers and times", media_type=kind, roles=roles
     )
     for layer in template.layers:
         if is_categorical(layer) and template.classes:

@@ -26,7 +26,7 @@ from geoscale.sinks.layout import (
     template_dict,
 )
 from geoscale.sinks.shards import encode_shard
-from geoscale.storage import Folder, digest_bytes
+from geoscale.storage import Folder, Objects, digest_bytes
 from geoscale.template import OutputTemplate
 from geoscale.types import Array, Json, Layer
 from geoscale.windows import Window
@@ -55,7 +55,7 @@ class ZarrSink:
     def __init__(self, url: str, template: OutputTemplate) -> None:
         self.url = str(url).rstrip("/")
         self.template = template
-        self._folder: Folder | None = None
+        self._folder: Objects | None = None
         self._checked: set[str] = set()
         self._lock = threading.Lock()
 
@@ -64,7 +64,7 @@ class ZarrSink:
         return ZarrSink, (self.url, self.template)
 
     @property
-    def folder(self) -> Folder:
+    def folder(self) -> Objects:
         """Place of the store, opened on first use in this process."""
         if self._folder is None:
             self._folder = Folder(self.url)
@@ -87,8 +87,9 @@ class ZarrSink:
             self._refuse_foreign(names, objects)
         else:
             self._refuse_other(root)
-        # The root first: an interrupted `create` is then known as ours.
-        for name in sorted(objects, key=lambda n: (n != ROOT, n)):
+        # The root first: an interrupted `create` is then known as ours. Arrays before
+        # what they hold.
+        for name in sorted(objects, key=lambda n: (n != ROOT, not n.endswith(ROOT), n)):
             if not self._is_sound(name, objects[name]):
                 self.folder.put(name, objects[name])
 
@@ -144,14 +145,21 @@ class ZarrSink:
         StoppedError
             If there is no room or no right to write.
         """
+        return self._write_to(self.folder, time, core, layers)
+
+    def _write_to(
+        self, folder: Objects, time: int, core: Window, layers: Mapping[str, Array]
+    ) -> dict[str, str | None]:
         self._check_place(time, core)
         self._check_layers(core, layers)
         self._check_arrays()
-        return {
-            key: self._put_shard(key, layer, part, layers[layer.name], core)
-            for layer in self.template.layers
-            for part, key in self._iter_shards(layer, time, core)
-        }
+        found = {}
+        for layer in self.template.layers:
+            for part, key in self._iter_shards(layer, time, core):
+                rows, columns = part.within(core)
+                data = layers[layer.name][..., rows, columns]
+                found[key] = self._put_shard(folder, key, layer, data)
+        return found
 
     def fetch_digest(self, key: str) -> str | None:
         """Digest of the bytes stored under a key now; None where nothing is."""
@@ -187,7 +195,10 @@ class ZarrSink:
         list of str
             Names that were deleted.
         """
-        return self.folder.sweep_partials(older_s) if self.folder.is_local else []
+        folder = self.folder
+        if isinstance(folder, Folder) and folder.is_local:
+            return folder.sweep_partials(older_s)
+        return []
 
     def finalize(self, attrs: Mapping[str, Any] | None = None) -> None:
         """Add attributes to the root and consolidate metadata; in the driver only.
@@ -202,7 +213,7 @@ class ZarrSink:
         OutputError
             If the store was not created.
         """
-        consolidate(self.folder, attrs or {})
+        consolidate(Folder(self.url), attrs or {})
 
     def _refuse_foreign(self, names: list[str], objects: Mapping[str, bytes]) -> None:
         foreign = [n for n in names if not self._is_ours(n, objects)]
@@ -290,19 +301,18 @@ class ZarrSink:
                 yield part, "/".join([layer.name, "c", *map(str, index)])
 
     def _put_shard(
-        self, key: str, layer: Layer, part: Window, data: Array, core: Window
+        self, folder: Objects, key: str, layer: Layer, data: Array
     ) -> str | None:
-        rows, columns = part.within(core)
         shard = encode_shard(
-            data[..., rows, columns],
+            data,
             layer.fill_value,
             block_px=self.template.block_px,
             chunk_px=self.template.chunk_px,
         )
         if shard is None:
-            self.drop(key)
+            folder.delete(key)
             return None
-        self.folder.put(key, shard)
+        folder.put(key, shard)
         return digest_bytes(shard)
 
     def _check_arrays(self) -> None:

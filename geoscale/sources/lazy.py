@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geoscale.errors import SourceError
-from geoscale.sources.gdal import sign
 from geoscale.sources.hrefs import to_gdal_path
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.raster import RasterSource
+from geoscale.sources.signing import sign
 from geoscale.types import Array, Source
 from geoscale.windows import Window
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import pytest
 
 from geoscale import patience
 from geoscale.engine import lease as module
+from geoscale.engine.block import run_block
 from geoscale.engine.drive import drive
+from geoscale.engine.failures import RUN
 from geoscale.engine.journal import Journal
 from geoscale.engine.lease import Lease
 from geoscale.engine.loop import LoopExecutor
 from geoscale.engine.verify import verify_blocks
 from geoscale.errors import OutputError, StoppedError
 from geoscale.patience import PATIENCE
+from geoscale.sinks.icechunk import IcechunkSink
 from geoscale.storage import Folder
-from tests.infra.conftest import reach
+from tests.infra.conftest import KEY, SECRET, reach
 from tests.infra.proxy import Proxy, passing
 from tests.support.clock import Clock
 from tests.support.toy import run_toy, stored_bytes, toy_kernel, toy_plan, toy_sink
@@ -196,3 +200,37 @@ def test_a_driver_that_shows_no_sign_is_taken_over_and_told(s3):
     first.beat()
     assert first.is_lost
     assert second._is_mine(second._load())
+
+
+def test_what_workers_hand_back_for_a_commit_holds_no_secret(s3):
+    pytest.importorskip("icechunk")
+    url, plan = s3.url("out.ice"), toy_plan()
+    sink = IcechunkSink(url, toy_sink(plan, url).template)
+    sink.create()
+    kernel = dataclasses.replace(toy_kernel(plan, url), sink=sink)
+    outcome = run_block(kernel, 20)
+    assert 100 < len(outcome.changes) < 2000
+    assert KEY.encode() not in outcome.changes
+    assert SECRET.encode() not in outcome.changes
+    sink.commit([outcome.changes], "one")
+    for key, digest in outcome.digests.items():
+        assert sink.fetch_digest(key) == digest
+    assert s3.find(KEY, SECRET) == []
+
+
+def test_an_icechunk_output_says_what_is_wrong_as_any_other(s3, monkeypatch):
+    pytest.importorskip("icechunk")
+    plan = toy_plan()
+    template = toy_sink(plan, "x").template
+    with pytest.raises(OutputError, match="there is no bucket `nowhere`"):
+        IcechunkSink("s3://nowhere/out.ice", template).create()
+    sink = IcechunkSink(s3.url("out.ice"), template)
+    sink.create()
+    with passing(Proxy(s3.endpoint, "403", 1.0)) as endpoint:
+        reach(endpoint, monkeypatch)
+        kernel = dataclasses.replace(
+            toy_kernel(plan, "x"), sink=IcechunkSink(s3.url("out.ice"), template)
+        )
+        outcome = run_block(kernel, 20)
+    assert outcome.kind == RUN, outcome.error
+    assert "not allowed to write to s3://lab/out.ice" in outcome.error
