@@ -227,10 +227,12 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
 
 
 def _store_code(err: BaseException) -> str:
-    """Code of a store's own answer, as botocore and Azure's library keep it."""
+    """Code of a store's own answer, as its library keeps it."""
     answer = getattr(err, "response", None)
     if isinstance(answer, dict):
         return str(answer.get("Error", {}).get("Code", ""))
+    if "<Code>" in str(err):  # obstore keeps the text alone
+        return str(err).partition("<Code>")[2].partition("<")[0]
     return str(getattr(err, "error_code", ""))
 
 

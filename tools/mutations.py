@@ -228,6 +228,27 @@ MUTATIONS = (
         "tests/test_signing.py -k given_out",
     ),
     Mutation(
+        "blocks are recorded once they are committed",
+        "geoscale/engine/epochs.py",
+        "        if self._changes:\n            point(",
+        "        super().flush()\n        if self._changes:\n            point(",
+        "tests/test_icechunk.py -k dies",
+    ),
+    Mutation(
+        "a commit in between is not overwritten",
+        "geoscale/sinks/icechunk.py",
+        "                continue  # a lost",
+        "                return  # a lost",
+        "tests/test_icechunk.py -k committer",
+    ),
+    Mutation(
+        "a password in a URL is refused",
+        "geoscale/storage.py",
+        '        if ":" in urlsplit(self.url).netloc.rpartition("@")[0]:\n',
+        "        if False:\n",
+        "tests/test_storage.py -k password",
+    ),
+    Mutation(
         "URLs lose their secrets",
         "geoscale/words.py",
         '    return bare + ("?…" if parts.query else "")',

@@ -25,6 +25,11 @@ PROOFS = {
     "A server that fails": "tests/sources/test_faults.py",
     "Full disks, suspended drivers, long runs": "tests/test_hostile.py",
     "Stopping, hanging, two drivers": "tests/test_stopping.py tests/test_lease.py",
+    "Stores that fail": "tests/test_storage.py tests/test_faulty_store.py",
+    "Icechunk repositories": "tests/test_icechunk.py",
+    "Signatures that end": "tests/test_signing.py",
+    "S3, and a proxy that loses answers": "tests/infra/test_s3.py "
+    "tests/infra/test_s3_jobs.py",
     "Files that are not there": "tests/sources/test_missing.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
     "Safeguards taken out": "tests/test_mutations.py",
@@ -64,6 +69,8 @@ def run(paths: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not infra"]
+        if "tests/infra" in paths:
+            command[-1] = "not gpu"
         command += ["-p", "no:cacheprovider", f"--junitxml={report}", *paths.split()]
         print(" ".join(command[3:]), flush=True)
         env = {"GEOSCALE_PROOF_SHARE": "1"} | os.environ

@@ -234,3 +234,21 @@ def test_an_icechunk_output_says_what_is_wrong_as_any_other(s3, monkeypatch):
         outcome = run_block(kernel, 20)
     assert outcome.kind == RUN, outcome.error
     assert "not allowed to write to s3://lab/out.ice" in outcome.error
+
+
+def test_another_library_may_serve_the_same_urls(s3, clean, monkeypatch):
+    """obstore's adapter ignores the condition of a put: the lease sees through it."""
+    adapter = pytest.importorskip("obstore.fsspec")
+    import s3fs
+    from fsspec import register_implementation
+
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    adapter.register("s3")
+    try:
+        assert run_toy(s3.url("out.zarr"), in_flight=3).computed == 64
+        assert stored_bytes(s3.url("out.zarr")) == clean
+        assert Folder(s3.url("x")).create("a", b"1") is None
+        with pytest.raises(OutputError, match="there is no bucket `nowhere`"):
+            toy_sink(toy_plan(), "s3://nowhere/out.zarr").create()
+    finally:
+        register_implementation("s3", s3fs.S3FileSystem, clobber=True)
