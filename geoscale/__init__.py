@@ -26,6 +26,7 @@ _FACE = {
     "verify": "geoscale.outputs",
     "repair": "geoscale.outputs",
     "export": "geoscale.outputs",
+    "evaluate": "geoscale.evaluation.run",
     "connect": "geoscale.clusters",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
@@ -41,6 +42,7 @@ __all__ = [
     "RunReport",
     "__version__",
     "connect",
+    "evaluate",
     "export",
     "list_models",
     "load_job",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from geoscale.clusters import connect
     from geoscale.ending import RunReport
     from geoscale.errors import GeoscaleError
+    from geoscale.evaluation.run import evaluate
     from geoscale.job import load_job
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoscale.cli import look, models, work
+from geoscale.cli import evaluation, look, models, work
 from geoscale.cli.say import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -100,6 +100,11 @@ for command, panel, example in (
     (look.status, SEE, "geoscale status out.zarr --json"),
     (look.verify, SEE, "geoscale verify out.zarr"),
     (look.view, SEE, "geoscale view out.zarr --to page.html"),
+    (
+        evaluation.evaluate,
+        SEE,
+        "geoscale evaluate out.zarr --reference labels.tif --ignore -1",
+    ),
     (look.doctor, SEE, "geoscale doctor --cluster clusters/local.yaml"),
     (look.schema, SEE, "geoscale schema > job.schema.json"),
 ):

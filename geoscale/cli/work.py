@@ -151,14 +151,14 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
     from geoscale import api
     from geoscale.engine.stopping import Stop
 
-    part, profile = _parse_shard(shard), _choose_profile(cluster, workers)
+    part, profile = _parse_shard(shard), choose_profile(cluster, workers)
     stop = Stop(None if deadline is None else parse_duration(deadline))
     again = "interrupted; the same command goes on where this one stopped"
     with interruptible(again, stop):
         made, output = _plan(job, measure=False)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
-        with _connect(profile, made.in_flight) as client:
+        with open_client(profile, made.in_flight) as client:
             if not made.is_settled:
                 made = _settle(made, output, client, part, trust_code)
                 say(f"{made}\n", err=as_json)
@@ -186,10 +186,10 @@ def repair(
     """Make damaged and missing blocks again, and only these."""
     from geoscale import outputs
 
-    profile = _choose_profile(cluster, workers)
+    profile = choose_profile(cluster, workers)
     with (
         interruptible("interrupted; the same command goes on where this one stopped"),
-        _connect(profile, 2) as client,
+        open_client(profile, 2) as client,
     ):
         report = outputs.repair(output, client=client, trust_code=trust_code)
     _end(report, as_json)
@@ -259,7 +259,7 @@ def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
     }
 
 
-def _choose_profile(cluster: str | None, workers: int | None) -> Profile | None:
+def choose_profile(cluster: str | None, workers: int | None) -> Profile | None:
     """Check what was asked for; nothing asked for is this process."""
     if cluster is None and workers is None:
         return None
@@ -277,9 +277,10 @@ def _choose_profile(cluster: str | None, workers: int | None) -> Profile | None:
     return profile.model_copy(update={"workers": workers})
 
 
-def _connect(
+def open_client(
     profile: Profile | None, threads: int
 ) -> AbstractContextManager[Client | None]:
+    """Connect to a cluster while a command runs; no profile is this process."""
     if profile is None:
         return nullcontext()
     from geoscale.clusters import connect
