@@ -255,6 +255,41 @@ MUTATIONS = (
         "    return url",
         "tests/cli/test_secrets.py tests/sources/test_gdal.py -k 'keeps or hides'",
     ),
+    Mutation(
+        "labels that the map does not know are refused",
+        "geoscale/evaluation/legend.py",
+        "    if unknown:\n",
+        "    if False:\n",
+        "tests/evaluation/test_references.py -k unknown_labels",
+    ),
+    Mutation(
+        "labels of shapes do not depend on the cut",
+        "geoscale/sources/shapes.py",
+        "tile = Window(y, x, y + TILE_PX, x + TILE_PX).clip(self._shape)",
+        "tile = window",
+        "tests/evaluation/test_references.py -k centres_do_not",
+    ),
+    Mutation(
+        "where labels of shapes differ there is none",
+        "geoscale/sources/shapes.py",
+        "np.where(first == last, first, np.int32(CONFLICT))",
+        "first",
+        "tests/evaluation/test_references.py -k centre_they_hold",
+    ),
+    Mutation(
+        "a part of a map is no random sample",
+        "geoscale/evaluation/conclude.py",
+        '"sample" if asked.sample else "unknown"',
+        '"sample"',
+        "tests/evaluation/test_evaluate.py -k no_sample_unless",
+    ),
+    Mutation(
+        "ties of scores count half",
+        "geoscale/evaluation/statistics.py",
+        "(hits[k] + hits[k - 1])",
+        "(2 * hits[k])",
+        "tests/evaluation/test_statistics.py -k under_the_curve",
+    ),
 )
 
 

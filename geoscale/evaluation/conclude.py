@@ -218,10 +218,11 @@ def _note_never(legend: Legend, matrix: Matrix) -> list[str]:
     never = [c.name for i, c in enumerate(legend.classes) if mapped[i] and not there[i]]
     if not never:
         return []
-    return [
+    note = (
         f"The reference never has {', '.join(never)}: all these pixels count as wrong. "
         "If it could not have them, merge them into another class."
-    ]
+    )
+    return [note]
 
 
 def _trace_curves(total: Total, meaning: Meaning) -> dict[int, Curve]:

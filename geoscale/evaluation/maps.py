@@ -13,6 +13,7 @@ from geoscale.engine.journal import Journal
 from geoscale.errors import JobError, OutputError
 from geoscale.evaluation.legend import Legend, MapClass
 from geoscale.evaluation.settings import Comparison
+from geoscale.sinks.layout import load_template, open_output
 from geoscale.sources.opening import open_source
 from geoscale.sources.raster import RasterSource
 from geoscale.template import OutputTemplate, is_categorical
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 RASTER_ENDS = (".tif", ".tiff", ".vrt", ".img", ".jp2")
 """How names of rasters end."""
 BLOCK_PX = 2048
-"""Height and width of the blocks of a raster, in px."""
+"""Height and width of what is counted at once, in px, whatever the block."""
 
 
 class ClassMap(Protocol):
@@ -106,10 +107,6 @@ class OutputMap:
     """
 
     def __init__(self, asked: Comparison) -> None:
-        import xarray as xr
-
-        from geoscale.sinks.layout import load_template
-
         self._template = load_template(asked.output)
         if Journal(asked.output).final() is None:
             raise OutputError(
@@ -122,7 +119,7 @@ class OutputMap:
         self.legend = _legend(self._template, layer).merged(asked.merge)
         self.scores = _choose_scores(self._template, self.legend, asked.scores)
         # as stored: scores are counted by their steps, not as floats
-        self._data: Any = xr.open_zarr(asked.output, chunks=None, mask_and_scale=False)
+        self._data: Any = open_output(asked.output, raw=True)
 
     @property
     def geobox(self) -> GeoBox:
@@ -131,8 +128,10 @@ class OutputMap:
 
     @property
     def block_px(self) -> int:
-        """Height and width of a shard, in px."""
-        return self._template.block_px
+        """Height and width of a shard, or of some of its chunks if it is large."""
+        chunk = self._template.chunk_px
+        most = max(chunk, BLOCK_PX // chunk * chunk)
+        return min(self._template.block_px, most)
 
     def read(self, window: Window) -> tuple[Ints, Bool]:
         """Class values, and whether they are any, (y, x)."""

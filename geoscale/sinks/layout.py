@@ -180,7 +180,9 @@ def gather_metadata(found: Mapping[str, bytes]) -> bytes:
     return json.dumps(root, indent=2).encode()
 
 
-def open_output(url: str, *, group: str | None = None) -> xr.Dataset:
+def open_output(
+    url: str, *, group: str | None = None, raw: bool = False
+) -> xr.Dataset:
     """Open an output lazily; nothing but metadata and coordinates is read.
 
     Parameters
@@ -189,6 +191,8 @@ def open_output(url: str, *, group: str | None = None) -> xr.Dataset:
         Local folder or any fsspec URL.
     group : str, optional
         Group inside it, such as ``overviews/2``.
+    raw : bool
+        Whether quantised layers stay the integers that are stored.
 
     Returns
     -------
@@ -204,6 +208,7 @@ def open_output(url: str, *, group: str | None = None) -> xr.Dataset:
 
     store = find_store(url)
     how: dict[str, Any] = {"chunks": None, "decode_coords": "all"}
+    how["mask_and_scale"] = not raw
     if store is not url:
         how["consolidated"] = False  # a snapshot has its own table of contents
     elif not Folder(url).exists(ROOT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ VECTOR_ENDS = (
 NONE, CONFLICT = -1, -2
 """Codes of pixels without a shape, and in shapes of different labels."""
 TILE_PX = 256
+KEPT_TILES = 64
 # rasterio silences warnings as it burns, which threads must not do side by side
 _burning = threading.Lock()
 _KINDS = ("Polygon", "MultiPolygon", "Point", "MultiPoint")
@@ -55,6 +57,8 @@ class Shapes:
         self._codes = [int(code) for code in codes]
         self._shape = shape
         self._tree = shapely.STRtree(self._geometries)
+        # blocks smaller than a tile would burn it again each
+        self._burnt = functools.lru_cache(KEPT_TILES)(self._burn)
 
     def touches(self, window: Window) -> bool:
         """Tell whether any shape may reach into a window."""
@@ -79,7 +83,7 @@ class Shapes:
         for y in range(window.y0 - window.y0 % TILE_PX, window.y1, TILE_PX):
             for x in range(window.x0 - window.x0 % TILE_PX, window.x1, TILE_PX):
                 tile = Window(y, x, y + TILE_PX, x + TILE_PX).clip(self._shape)
-                found = self._burn(tile)
+                found = self._burnt(tile)
                 if found is not None:
                     both = tile & window
                     made[both.within(window)] = found[both.within(tile)]

@@ -89,8 +89,10 @@ def threads():
     spread._limit.clear()
 
 
-@pytest.mark.parametrize("place", ["utm", "degrees"])
-@pytest.mark.parametrize("source", ["same", "other", "shapes"])
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [("utm", "same"), ("utm", "other"), ("utm", "shapes"), ("degrees", "same")],
+)
 def test_the_cut_decides_nothing(place, source, request, tmp_path, threads):
     """Not even the last bit: blocks of any size, one thread or several."""
     made = request.getfixturevalue(place)
@@ -109,11 +111,33 @@ def test_the_cut_decides_nothing(place, source, request, tmp_path, threads):
         )
         write_labels(path, blobs((80, 90), 3, 5, 6), grid)
     results = []
-    for block, count in ((None, 2), (16, 3), (37, 1), (1000, 2)):
+    for block, count in ((None, 2), (37, 3), (50, 1), (1000, 2)):
         threads(count)
         results.append(everything(gs.evaluate(url, path, block_px=block)))
     assert results[0][0]["pixels"] > 2000
     assert all(one == results[0] for one in results)
+
+
+def test_memory_does_not_grow_with_the_map(tmp_path, threads, monkeypatch):
+    """Sixteen times the pixels: less than a byte more for each."""
+    import tracemalloc
+
+    monkeypatch.setattr("geoscale.evaluation.counting.PICTURE_PX", 10_000)
+    threads(1)
+    peaks = {}
+    for side in (512, 2048):
+        grid = GeoBox((side, side), UTM.affine, UTM.crs)
+        layers = {"classes": blobs((side, side), 3, 1)[None]}
+        url = write_output(tmp_path / f"{side}.zarr", layers, grid, block=256)
+        path = write_labels(
+            tmp_path / f"{side}.tif", blobs((side, side), 3, 2), grid, tiled=True
+        )
+        gs.evaluate(url, path)  # what is imported and cached once
+        tracemalloc.start()
+        gs.evaluate(url, path)
+        peaks[side] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[2048] - peaks[512] < 2048**2 - 512**2
 
 
 def test_workers_count_the_same(output, reference):

@@ -300,7 +300,22 @@ def test_shapes_read_by_window_are_the_whole():
     for window in (Window(3, 5, 401, 333), Window(255, 256, 258, 520)):
         part = whole[window.y0 : window.y1, window.x0 : window.x1]
         assert np.array_equal(shapes.read(window), part)
+    assert len(shapes.read(Window(0, 0, 0, 9))) == 0
     assert not shapes.touches(Window(550, 600, 600, 700))
+
+
+def test_edges_through_centres_do_not_depend_on_the_window():
+    """Corners on centres, far from the origin: GDAL's rounding hangs on the window."""
+    rng = np.random.default_rng(1)
+    cells = np.stack(np.mgrid[:80, :8], axis=-1).reshape(-1, 1, 2) * 50 + 150_000
+    corners = cells + rng.integers(0, 40, (640, 3, 2)) + 0.5
+    corners += rng.integers(0, 3, (640, 3, 2)) / 3
+    area = shapely.polygons(corners)
+    shapes = Shapes(area, np.zeros(640, int), (200_000, 200_000))
+    narrow = shapes.read(Window(150_000, 150_000, 150_400, 154_000))
+    wide = shapes.read(Window(150_000, 130_000, 150_400, 154_000))[:, 20_000:]
+    assert (narrow == 0).any()
+    assert np.array_equal(narrow, wide)
 
 
 def test_labels_are_text():

@@ -31,17 +31,22 @@ def test_the_papers_example():
     assert areas == [pytest.approx(one, abs=0.7) for one in said]
 
 
-def test_standard_errors_are_what_chance_does():
-    """Draw the paper's sample anew, often: estimates scatter as they say they do."""
+@pytest.mark.parametrize(
+    ("table", "areas"),
+    [(TABLE_8, MAPPED_PX), (np.array([[40, 35], [25, 60]]), [3.0, 2.0])],
+    ids=["paper", "rough"],
+)
+def test_standard_errors_are_what_chance_does(table, areas):
+    """Draw a sample anew, often: estimates scatter as they say they do."""
     rng = np.random.default_rng(20140507)
-    rows = TABLE_8.sum(axis=1)
-    truth = TABLE_8 / rows[:, None]
+    rows = table.sum(axis=1)
+    truth = table / rows[:, None]
     drawn = []
     for _ in range(2000):
-        table = np.array(
+        sample = np.array(
             [rng.multinomial(4 * n, p) for n, p in zip(rows, truth, strict=True)]
         )
-        drawn.append(adjust(table, MAPPED_PX))
+        drawn.append(adjust(sample, areas))
     for pick in (
         lambda f: [f.overall],
         lambda f: f.users,
