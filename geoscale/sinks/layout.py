@@ -180,9 +180,7 @@ def gather_metadata(found: Mapping[str, bytes]) -> bytes:
     return json.dumps(root, indent=2).encode()
 
 
-def open_output(
-    url: str, *, group: str | None = None, raw: bool = False
-) -> xr.Dataset:
+def open_output(url: str, *, group: str | None = None, raw: bool = False) -> xr.Dataset:
     """Open an output lazily; nothing but metadata and coordinates is read.
 
     Parameters
