@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from affine import Affine
 
 from geoscale.engine import lease
 from geoscale.engine.block import Kernel
@@ -27,9 +28,12 @@ from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.layout import open_output
 from geoscale.sinks.zarr import ZarrSink
+from geoscale.sources.items import Asset, Item
+from geoscale.sources.raster import RasterSource
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
 from geoscale.testing import FakePredictor, FakeSource, scene, toy_card
+from geoscale.types import Source
 
 SHAPE = (250, 243)
 BLOCK = 32
@@ -39,6 +43,36 @@ def toy_source() -> FakeSource:
     source = scene(SHAPE, bands=2, nodata=0.2, seed=5)
     source.valid[:, :40, :70] = False
     return source
+
+
+def toy_files(folder: Path, side: int = 64) -> RasterSource:
+    """The same scene in files, one for each square: opened, cached, mosaicked."""
+    import rasterio
+
+    whole, items = toy_source(), []
+    affine = whole.geobox.affine
+    data = np.where(whole.valid[:, None], whole.data, 0.0)[0]
+    for y in range(0, SHAPE[0], side):
+        for x in range(0, SHAPE[1], side):
+            part = data[:, y : y + side, x : x + side]
+            path, where = folder / f"{y}-{x}.tif", affine @ Affine.translation(x, y)
+            with rasterio.open(
+                path, "w", driver="GTiff", dtype="float32", count=2, nodata=0,
+                height=part.shape[1], width=part.shape[2], crs="EPSG:32633",
+                transform=where,
+            ) as file:  # fmt: skip
+                file.write(part)
+            assets = {
+                name: Asset(
+                    href=str(path), band_index=number, nodata=0.0, dtype="float32",
+                    crs="EPSG:32633", transform=tuple(where)[:6],
+                    shape=part.shape[1:],
+                )
+                for number, name in enumerate(whole.bands, start=1)
+            }  # fmt: skip
+            date = "2024-06-01T00:00:00+00:00"
+            items.append(Item(id=path.stem, datetime=date, assets=assets))
+    return RasterSource(items, whole.bands, whole.geobox)
 
 
 def toy_plan(block: int = BLOCK, **inference) -> InferencePlan:
@@ -99,7 +133,7 @@ def written(url: str) -> list[tuple[int, str]]:
 
 
 def toy_kernel(
-    plan: InferencePlan, url: str, delay: float = 0.0, source: FakeSource | None = None
+    plan: InferencePlan, url: str, delay: float = 0.0, source: Source | None = None
 ) -> Kernel:
     return Kernel(
         plan=plan,
@@ -150,9 +184,15 @@ def run_toy_at(url: str, address: str, *, delay: float, block: int = BLOCK) -> T
     sink.create()
     journal.begin(plan)
     profile = {"type": "scheduler", "address": address, "timeout_s": 4}
+    stall_s = float(os.environ.get("GEOSCALE_TOY_STALL", "60"))
     with connect(profile) as client:
         executor = DaskExecutor(
-            client, build_telling_kernel, url, plan.hash, extra=(delay,), stall_s=60
+            client,
+            build_telling_kernel,
+            url,
+            plan.hash,
+            extra=(delay,),
+            stall_s=stall_s,
         )
         print("start", flush=True)
         tally = drive(plan, journal, executor)
