@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geoscale.errors import CardError
+from geoscale.words import shorten
 
 SENSORS: dict[str, dict[str, str]] = {
     "sentinel-2": {
@@ -229,5 +230,6 @@ def _match_one(name: str, offered: Sequence[Band], sensor: str | None) -> int:
         b.name + (f" ({b.common_name})" if b.common_name not in (None, b.name) else "")
         for b in offered
     )
-    msg = f"band `{name}` is not in the imagery; it has {listed or 'none'}{hint}"
+    shown, listed = shorten(name), shorten(listed, 400)
+    msg = f"band `{shown}` is not in the imagery; it has {listed or 'none'}{hint}"
     raise CardError(msg)

@@ -13,12 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoscale.errors import CardError
 from geoscale.imports import is_trusted
-from geoscale.words import nearest_key
+from geoscale.plain import read_yaml
+from geoscale.words import nearest_key, shorten
+
+MOST_FINDINGS = 8
+"""Wrong fields that a message names; a broken file may have thousands."""
 
 TaskName = Literal["segmentation"]
 Units = Literal["raw", "reflectance"]
@@ -267,12 +270,7 @@ class ModelCard(_Part):
             If the file is missing, is not plain YAML, or is no card.
         """
         path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CardError(f"model card {path} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-            raise CardError(f"model card {path} cannot be read: {err}") from None
+        data = read_yaml(path, "model card", CardError)
         if not isinstance(data, dict):
             raise CardError(
                 f"model card {path} holds {type(data).__name__}, not fields"
@@ -297,15 +295,17 @@ def explain_validation(err: ValidationError, model: type[BaseModel]) -> str:
         One line per finding: where, what, got, what to do.
     """
     lines = []
-    for item in err.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "top level"
+    findings = err.errors()
+    for item in findings[:MOST_FINDINGS]:
+        where = shorten(".".join(str(part) for part in item["loc"])) or "top level"
         if item["type"] == "extra_forbidden":
             lines.append(f"unknown key `{where}`{nearest_key(item['loc'], model)}")
         elif item["type"] == "missing":
             lines.append(f"`{where}` is missing")
         else:
-            got = repr(item.get("input"))
-            got = got if len(got) <= 60 else got[:57] + "…"
+            got = shorten(repr(item.get("input")))
             text = item["msg"].removeprefix("Value error, ")
             lines.append(f"`{where}`: {text[0].lower()}{text[1:]}; got {got}")
+    if len(findings) > MOST_FINDINGS:
+        lines.append(f"and {len(findings) - MOST_FINDINGS} more of this kind")
     return "; ".join(lines)

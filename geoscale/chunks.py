@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from geoscale.errors import PlanError
 from geoscale.windows import Window
 
+MOST_BLOCKS = 10_000_000
+"""Blocks of a plan: beyond that a grid is wrong, or cut too finely."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockGrid:
@@ -34,6 +37,13 @@ class BlockGrid:
     """Height and width of a block, in px."""
 
     def __post_init__(self) -> None:
+        height, width = self.shape
+        if height * width * self.times > MOST_BLOCKS * self.block_px**2:
+            raise PlanError(
+                f"{self.times} time steps of {height} x {width} px make more than "
+                f"{MOST_BLOCKS:,} blocks of {self.block_px} px; check the grid's "
+                "extent and resolution, choose larger blocks, or make several jobs"
+            )
         if self.block_px < 1 or min(self.shape) < 1 or self.times < 1:
             raise PlanError(
                 f"no block fits: {self.times} time steps of {self.shape} px "

@@ -13,13 +13,13 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoscale.card import explain_validation
 from geoscale.errors import JobError, StoppedError
 from geoscale.memory import allowed_memory_bytes
-from geoscale.words import redact, suggest
+from geoscale.plain import read_yaml
+from geoscale.words import redact, shorten, suggest
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -255,16 +255,12 @@ def _join(profile: SchedulerProfile) -> Iterator[Client]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise JobError(
             f"cluster profile {path} does not exist; give a YAML file, the address of "
             "a scheduler (tcp://host:8786) or a number of local workers"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-        text = " ".join(str(err).split())
-        raise JobError(f"cluster profile {path} is not plain YAML: {text}") from None
+        )
+    data = read_yaml(path, "cluster profile", JobError)
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise JobError(f"cluster profile {path} is {kind}; it needs `type: local`")
@@ -280,7 +276,11 @@ def _check(data: dict[str, Any], where: str) -> Profile:
         )
     if kind not in _TYPES:
         hint = suggest(kind, _TYPES) or f"; known are {', '.join(_TYPES)}"
-        said = f"type `{kind}` is unknown" if "type" in data else "`type` is missing"
+        said = (
+            f"type `{shorten(kind)}` is unknown"
+            if "type" in data
+            else "`type` is missing"
+        )
         raise JobError(f"{where}: {said}{hint}")
     model = _TYPES[kind]
     try:

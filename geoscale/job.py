@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geoscale.card import explain_validation
 from geoscale.errors import JobError
 from geoscale.options import Inference, Output
+from geoscale.plain import read_yaml
 from geoscale.sources.settings import Grid, Imagery
 
 
@@ -66,13 +66,7 @@ def load_job(path: str | Path) -> Job:
         or of the wrong kind.
     """
     path = Path(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(f"job file {path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as err:
-        text = " ".join(str(err).split())
-        raise JobError(f"job file {path} is not plain YAML: {text}") from None
+    data = read_yaml(path, "job file", JobError)
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise JobError(f"job file {path} is {kind}; it needs imagery, model and output")

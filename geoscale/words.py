@@ -19,6 +19,17 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{near[0]}`?" if near else ""
 
 
+def shorten(text: str, most: int = 60) -> str:
+    """Cut what is too long for a message.
+
+    Examples
+    --------
+    >>> shorten("a" * 9, most=5)
+    'aaaa…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def nearest_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
     """Suggest the known key nearest to the last part of a pydantic location.
 

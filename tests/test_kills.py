@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.drive import drive
 from geoscale.engine.journal import Journal
 from geoscale.errors import StoppedError
+from tests.support.cluster import OutsideCluster, hit, start_toy
 from tests.support.toy import (
     build_toy_kernel,
     run_toy,
@@ -32,68 +32,30 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = int(os.environ.get("GEOSCALE_SEED", "20"))
 
 
-def start(url, mode, delay):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.toy", url, mode, str(delay)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def worker_pids(url):
-    found = []
-    for path in Path(f"{url}.pids").glob("*"):
-        try:
-            os.kill(int(path.name), 0)
-        except ProcessLookupError:
-            path.unlink(missing_ok=True)
-        else:
-            found.append(int(path.name))
-    return found
-
-
-def hit(pid):
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def finish(process, timeout=90):
-    out, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, out
-    return out
-
-
-def kill_and_resume(tmp_path, kills, victims, modes, proof):
+def kill_and_resume(tmp_path, kills, proof):
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     clean_url = str(tmp_path / "clean.zarr")
     run_toy(clean_url)
     clean = stored_bytes(clean_url)
     url = str(tmp_path / "out.zarr")
-    for kill in range(kills):
-        victim, mode = victims[kill % len(victims)], modes[kill % len(modes)]
-        process = start(url, mode, 0.03)
+    for _ in range(kills):
+        process = start_toy(url, "loop", 0.03)
         assert process.stdout.readline() == "start\n"
-        time.sleep(rng.uniform(0, 1.2) + (1.5 if mode == "dask" else 0))
-        workers = worker_pids(url) if mode == "dask" else []
-        if victim != "driver" and workers:
-            hit(rng.choice(workers))
-        if victim != "worker":
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        else:
-            finish(process)
-            break_ledger(url, rng)
-    out = finish(start(url, "loop", 0.0))
+        time.sleep(rng.uniform(0, 1.2))
+        hit(process.pid)
+        process.communicate()
+    out = finish(start_toy(url, "loop", 0.0))
     assert "of 64" in out
     assert stored_bytes(url) == clean
-    assert "computed 0 of 64" in finish(start(url, "loop", 0.0))
+    assert "computed 0 of 64" in finish(start_toy(url, "loop", 0.0))
     proof(faults=kills, compared=sum(map(len, clean.values())))
+
+
+def finish(process, timeout=90):
+    out, why = process.communicate(timeout=timeout)
+    assert process.returncode == 0, why
+    return out
 
 
 def break_ledger(url, rng):
@@ -105,12 +67,7 @@ def break_ledger(url, rng):
 
 
 def test_a_killed_driver_loses_nothing(tmp_path, proof):
-    kill_and_resume(tmp_path, 4, ["driver"], ["loop"], proof)
-
-
-@pytest.mark.slow
-def test_twenty_kills_of_driver_worker_and_both_end_in_the_same_bytes(tmp_path, proof):
-    kill_and_resume(tmp_path, 20, ["driver", "worker", "both"], ["dask"], proof)
+    kill_and_resume(tmp_path, 4, proof)
 
 
 def descendants(process):
@@ -122,7 +79,7 @@ def descendants(process):
 
 
 @pytest.mark.slow
-def test_the_real_command_survives_twenty_kills(tmp_path, proof):
+def test_the_real_command_survives_60_kills(tmp_path, share, proof):
     """Real imagery, the real network, `geoscale run --workers 2`, 64 blocks."""
     pytest.importorskip("spyndex")
     import geoscale as gs
@@ -149,7 +106,8 @@ def test_the_real_command_survives_twenty_kills(tmp_path, proof):
     out = tmp_path / "killed.zarr"
 
     hits = {"driver": 0, "worker": 0, "both": 0}
-    while sum(hits.values()) < 20:
+    count = max(3, round(60 * share))
+    while sum(hits.values()) < count:
         process = subprocess.Popen(
             command,
             stdout=subprocess.DEVNULL,
@@ -183,31 +141,7 @@ def test_the_real_command_survives_twenty_kills(tmp_path, proof):
     loop_job.write_text(job.read_text().replace("killed.zarr", "loop.zarr"))
     assert gs.run_job(loop_job).complete
     assert stored_bytes(str(tmp_path / "loop.zarr"))["classes"] == clean["classes"]
-    proof(faults=20, compared=sum(map(len, clean.values())))
-
-
-@contextlib.contextmanager
-def outside_cluster(folder):
-    """Start a scheduler and a worker by Dask's own commands; give both processes."""
-    where = folder / "scheduler.json"
-    options = ["--scheduler-file", str(where), "--no-dashboard"]
-    more = {
-        "scheduler": ["--host", "127.0.0.1", "--port", "0"],
-        "worker": ["--nthreads", "2", "--no-nanny"],
-    }
-    found = []
-    try:
-        for kind, extra in more.items():
-            module = f"distributed.cli.dask_{kind}"
-            command = [sys.executable, "-W", "ignore", "-m", module, *options, *extra]
-            found.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL))
-            while not where.exists():
-                time.sleep(0.05)
-        yield json.loads(where.read_text())["address"], found[0]
-    finally:
-        for process in found:
-            process.kill()
-            process.wait()
+    proof(faults=count, compared=sum(map(len, clean.values())))
 
 
 def test_a_run_that_loses_its_scheduler_stops_and_says_so(tmp_path):
@@ -215,13 +149,13 @@ def test_a_run_that_loses_its_scheduler_stops_and_says_so(tmp_path):
     plan, journal = toy_plan(), Journal(url)
     toy_sink(plan, url).create()
     journal.begin(plan)
-    with outside_cluster(tmp_path) as (address, scheduler):
+    with OutsideCluster(tmp_path, 1) as cluster:
 
         def kill(tally, outcome):
             if tally.computed == 10:
-                scheduler.kill()
+                hit(cluster.scheduler.pid)
 
-        profile = {"type": "scheduler", "address": address, "timeout_s": 5}
+        profile = {"type": "scheduler", "address": cluster.ensure(), "timeout_s": 5}
         with connect(profile) as client:
             executor = DaskExecutor(
                 client, build_toy_kernel, url, plan.hash, extra=(0.1,)

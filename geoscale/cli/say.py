@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import traceback
 from typing import Any, NoReturn
@@ -18,11 +19,19 @@ BROKEN_PIPE = 141
 """Exit code where nobody reads what is written: 128 + SIGPIPE."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
+_CONTROL = re.compile(
+    r"(\x1b\[[0-9;]*m)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def say(text: object = "", *, err: bool = False) -> None:
-    """Write one line or several, redacted."""
-    typer.echo(redact(str(text)), err=err)
+    """Write one line or several, redacted; nothing in it moves the cursor.
+
+    Names in metadata and paths are strangers' words: of what a terminal obeys, only
+    colours pass.
+    """
+    plain = _CONTROL.sub(lambda found: found[1] or "\ufffd", redact(str(text)))
+    typer.echo(plain, err=err)
 
 
 def say_json(value: Any) -> None:

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from geoscale.errors import OutputError
+from geoscale.errors import GeoscaleError, OutputError
 from geoscale.faults import point
 from geoscale.plan_store import (
     iter_tables,
@@ -30,7 +30,7 @@ from geoscale.plan_store import (
 from geoscale.plans import BLOCKS, InferencePlan
 from geoscale.storage import Folder
 from geoscale.types import Json, Outcome
-from geoscale.words import redact
+from geoscale.words import redact, shorten
 
 FOLDER = ".geoscale"
 Digests = dict[str, set[str | None]]
@@ -137,15 +137,25 @@ class Journal:
         table = self._folder.get(BLOCKS)
         if data is None or table is None:
             return None
-        return load_plan(data, table, home=self._folder.url)
+        try:
+            return load_plan(data, table, home=self._folder.url)
+        except GeoscaleError:
+            raise
+        except Exception as err:  # changed or damaged, in whatever way
+            why = shorten(f"{type(err).__name__}: {err}", 200)
+            raise OutputError(
+                f"the plan of {redact(self.url)} cannot be read ({why}); restore "
+                "plan.json and blocks.parquet, or write to a new output"
+            ) from err
 
     def load_mark(self) -> str | None:
         """Digest of the job that began this output; None where that is not known."""
         data = self._folder.get("plan.json")
         try:
-            return None if data is None else json.loads(data).get("job")
-        except ValueError:
+            found = json.loads(data or b"{}")
+        except (RecursionError, ValueError):
             return None
+        return found.get("job") if isinstance(found, dict) else None
 
     def begin(self, plan: InferencePlan) -> Ledger:
         """Start or go on: store the plan or check it, take the next epoch.

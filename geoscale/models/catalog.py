@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import yaml
-
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError
 from geoscale.models.fetch import fetch_bytes
 from geoscale.models.torchgeo_cards import TORCHGEO, torchgeo_card
+from geoscale.plain import LARGEST_BYTES, parse_yaml
 from geoscale.words import redact, suggest
 
 _UKIS = {
@@ -32,7 +31,6 @@ _UKIS = {
 _UKIS_CLASSES = ("background", "clouds", "cloud_shadows")
 _UKIS_COLORS = ("2E7D32", "ECEFF1", "455A64")
 
-_MAX_CARD_BYTES = 1 << 20
 _CARD_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -205,19 +203,17 @@ def _fetch_card(url: str) -> ModelCard:
     """Read a card from the web; its relative weights lie beside it there."""
     where = redact(url)
     try:
-        body = fetch_bytes(url, _MAX_CARD_BYTES + 1)
+        body = fetch_bytes(url, LARGEST_BYTES + 1)
     except (OSError, HTTPException) as err:
         raise CardError(
             f"model card {where} cannot be fetched: {redact(str(err))}"
         ) from err
-    if len(body) > _MAX_CARD_BYTES:
+    if len(body) > LARGEST_BYTES:
         raise CardError(
-            f"model card {where} is larger than 1 MB; a card holds fields, not weights"
+            f"model card {where} is larger than {LARGEST_BYTES >> 10} kB; a card holds "
+            "fields, not weights"
         )
-    try:
-        data = yaml.safe_load(body.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise CardError(f"model card {where} is not plain YAML or JSON: {err}") from err
+    data = parse_yaml(body, f"model card {where}", CardError)
     if not isinstance(data, dict):
         raise CardError(f"model card {where} holds {type(data).__name__}, not fields")
     _refuse_files(data, where)

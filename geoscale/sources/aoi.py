@@ -17,10 +17,13 @@ from geoscale.sources.fields import normalise_crs
 from geoscale.sources.settings import Grid
 from geoscale.types import Bool, Ints
 from geoscale.windows import Window
-from geoscale.words import redact
+from geoscale.words import redact, shorten
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
+
+LARGEST_BYTES = 2**28
+"""Size of an area beyond which it is something else."""
 
 _EPSG = re.compile(r"EPSG:{1,2}(\d+)$")
 _ENVELOPE = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
@@ -180,15 +183,20 @@ def _read_shapes(source: Any, where: str) -> tuple[list[Any], str | None]:
     path = os.path.expanduser(str(source))
     try:
         with open(path, "rb") as file:
-            head = file.read()
-    except OSError as err:
-        raise SourceError(f"cannot read {where}: {err.strerror}") from None
+            head = file.read(LARGEST_BYTES + 1)
+    except (OSError, ValueError) as err:
+        raise SourceError(f"cannot read {where}: {err}") from None
     if head.startswith(b"SQLite format 3"):
         return _from_geopackage(path, where)
+    if len(head) > LARGEST_BYTES:
+        raise SourceError(
+            f"{where} is larger than {LARGEST_BYTES >> 20} MB; simplify its polygons"
+        )
     try:
-        return _from_geojson(json.loads(head), where)
-    except ValueError:
+        found = json.loads(head)
+    except (RecursionError, ValueError):
         raise SourceError(f"{where} is neither GeoJSON nor GeoPackage") from None
+    return _from_geojson(found, where)
 
 
 def _from_geojson(value: Any, where: str) -> tuple[list[Any], str | None]:
@@ -196,15 +204,22 @@ def _from_geojson(value: Any, where: str) -> tuple[list[Any], str | None]:
 
     if not isinstance(value, Mapping) or "type" not in value:
         raise SourceError(f"{where} is no GeoJSON object")
-    geometries = [
-        feature.get("geometry") or {} for feature in value.get("features") or ()
-    ] or [value.get("geometry") or value]
+    try:
+        geometries = [
+            feature.get("geometry") or {} for feature in value.get("features") or ()
+        ] or [value.get("geometry") or value]
+        named = ((value.get("crs") or {}).get("properties") or {}).get("name") or ""
+    except (AttributeError, TypeError):
+        raise SourceError(
+            f"{where} is no valid GeoJSON: a feature, its geometry or its crs is not "
+            "an object"
+        ) from None
     try:
         shapes = [shapely.from_geojson(json.dumps(g)) for g in geometries if g]
-    except shapely.errors.GEOSException as err:
-        raise SourceError(f"{where} is no valid GeoJSON: {err}") from None
+    except (RecursionError, ValueError, shapely.errors.GEOSException) as err:
+        said = shorten(str(err), 200)
+        raise SourceError(f"{where} is no valid GeoJSON: {said}") from None
     parts = [part for s in shapes for part in getattr(s, "geoms", [s])]
-    named = ((value.get("crs") or {}).get("properties") or {}).get("name") or ""
     match = _EPSG.search(str(named))  # written by older GIS programs
     return parts, f"EPSG:{match[1]}" if match else "EPSG:4326"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from geoscale.bands import common_name, match_bands
 from geoscale.errors import CardError, SourceError
 from geoscale.sources.items import Item
+from geoscale.words import shorten
 
 Row = tuple[str, ...]
 LISTED = 3
@@ -83,7 +84,7 @@ class Chooser:
             return
         total = count + self._refused
         lines = [
-            f"  {number} of {total} items lack `{band}`: {', '.join(ids)}"
+            f"  {number} of {total} items lack `{shorten(band)}`: {', '.join(ids)}"
             + (", …" if number > LISTED else "")
             for band, (number, ids) in self._lacking.items()
         ]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from geoscale.errors import SourceError
+from geoscale.words import shorten
 
+_DTYPE = re.compile(r"(u?int|float|complex)\d+")
 Affine6 = tuple[float, float, float, float, float, float]
 
 
@@ -37,7 +40,7 @@ def normalise_crs(text: str) -> str | None:
 
     try:
         crs = CRS.from_user_input(text)
-    except CRSError:
+    except (CRSError, ValueError):  # ValueError: no Unicode that PROJ can be given
         return None
     epsg = crs.to_epsg()
     return f"EPSG:{epsg}" if epsg is not None else str(crs.to_wkt())
@@ -122,16 +125,17 @@ def read_transform(value: object, where: str) -> Affine6 | None:
         return None
     try:
         numbers = [float(v) for v in value]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         numbers = []
+    shown = shorten(repr(value))
     if len(numbers) not in (6, 9) or not all(map(math.isfinite, numbers)):
-        raise SourceError(f"{where}: proj:transform {value!r} is not 6 or 9 numbers")
+        raise SourceError(f"{where}: proj:transform {shown} is not 6 or 9 numbers")
     a, b, c, d, e, f = numbers[:6]
     if c == 0 and e == 0 and b != 0 and f != 0:
         # early landsat items of the AWS collection carry GDAL's geotransform
         a, b, c, d, e, f = b, c, a, e, f, d
     if a * e - b * d == 0:
-        raise SourceError(f"{where}: proj:transform {value!r} has no area")
+        raise SourceError(f"{where}: proj:transform {shown} has no area")
     return a, b, c, d, e, f
 
 
@@ -148,10 +152,12 @@ def read_shape(value: object, where: str) -> tuple[int, int] | None:
     if (
         isinstance(value, Sequence)
         and len(value) == 2
-        and all(isinstance(v, int | float) and v == int(v) > 0 for v in value)
+        and all(isinstance(v, int | float) and 0 < v < 2**31 for v in value)
+        and all(v == int(v) for v in value)
     ):
         return int(value[0]), int(value[1])
-    raise SourceError(f"{where}: proj:shape {value!r} is not (rows, columns)")
+    shown = shorten(repr(value))
+    raise SourceError(f"{where}: proj:shape {shown} is not (rows, columns)")
 
 
 def read_bands(
@@ -238,9 +244,9 @@ def parse_datetime(text: str, where: str) -> datetime:
     """
     try:
         when = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    except ValueError as err:
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except (OverflowError, ValueError) as err:
         raise SourceError(f"{where} `{text[:40]}` is not an ISO 8601 date") from err
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 def format_label(when: datetime) -> str:
@@ -260,14 +266,15 @@ def read_nodata(value: object, where: str) -> float | None:
         return None
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as err:
-        raise SourceError(f"{where}: nodata {value!r} is not a number") from err
+    except (OverflowError, TypeError, ValueError) as err:
+        shown = shorten(repr(value))
+        raise SourceError(f"{where}: nodata {shown} is not a number") from err
     # one NaN object, so that equal items compare equal
     return math.nan if math.isnan(number) else number
 
 
 def read_dtype(value: object) -> str | None:
-    """Name of a NumPy dtype, or None where STAC's word has no such dtype."""
+    """Name of a NumPy dtype of numbers, or None where STAC's word is no such dtype."""
     return _find_dtype(str(value)) if value else None
 
 
@@ -275,6 +282,9 @@ def read_dtype(value: object) -> str | None:
 def _find_dtype(name: str) -> str | None:
     import numpy as np
 
+    # numpy takes much more than names: `i4,f8`, `O`, `S10`
+    if not _DTYPE.fullmatch(name):
+        return None
     try:
         return np.dtype(name).name
     except TypeError:

@@ -17,7 +17,7 @@ from geoscale.sources.gdal import read_with_retries
 from geoscale.sources.handles import Handle
 from geoscale.sources.hrefs import Access, strip_signature
 from geoscale.sources.items import Asset, Item
-from geoscale.words import redact
+from geoscale.words import redact, shorten
 
 _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:T?(\d{6}))?(?!\d)"
@@ -66,7 +66,8 @@ def items_from_files(
     paths = [path for name in names for path in _expand(name)]
     if not paths:
         raise SourceError(
-            f"no file matches `{redact(', '.join(names))}` in {os.getcwd()}; "
+            f"no file matches `{shorten(redact(', '.join(names)), 300)}` in "
+            f"{os.getcwd()}; "
             "check the path, quote globs in YAML"
         )
     return [_item_of_file(path, band_names, access) for path in paths]

@@ -182,7 +182,7 @@ def _on_lattice(
             transform, shape = asset.transform, asset.shape
             if transform is None or shape is None:
                 continue
-            x, y = round((transform[2] - c) / a), round((transform[5] - f) / e)
+            x, y = _round((transform[2] - c) / a), _round((transform[5] - f) / e)
             columns += [x, x + shape[1]]
             rows += [y, y + shape[0]]
     else:
@@ -241,13 +241,22 @@ def _snapped(extent: Box, resolution: float, crs: str) -> GeoBox:
 
 def _floor(value: float) -> int:
     # 0.1 + 0.2 must not cost a row of pixels
-    near = round(value)
+    near = _round(value)
     return near if abs(value - near) < 1e-6 else math.floor(value)
 
 
 def _ceil(value: float) -> int:
-    near = round(value)
+    near = _round(value)
     return near if abs(value - near) < 1e-6 else math.ceil(value)
+
+
+def _round(value: float) -> int:
+    if not math.isfinite(value):
+        raise SourceError(
+            "the grid would have no end; check grid.bounds, grid.resolution and the "
+            "items' transforms"
+        )
+    return round(value)
 
 
 def _make(shape: tuple[int, int], transform: Affine6, crs: str) -> GeoBox:

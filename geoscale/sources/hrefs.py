@@ -94,12 +94,12 @@ def strip_signature(href: str) -> str:
     """
     if "?" not in href or "://" not in href:
         return href
-    parts = urlsplit(href)
-    kept = [
-        (name, value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-        if not _SIGNATURE.match(name)
-    ]
+    try:
+        parts = urlsplit(href)
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        raise _refuse(href, "it is not a URL") from None
+    kept = [(name, value) for name, value in pairs if not _SIGNATURE.match(name)]
     return urlunsplit((*parts[:3], urlencode(kept), ""))
 
 
@@ -113,8 +113,8 @@ def expiry(href: str) -> datetime | None:
     """
     if "?" not in href:
         return None
-    query = {k.lower(): v for k, v in parse_qsl(urlsplit(href).query)}
     try:
+        query = {k.lower(): v for k, v in parse_qsl(urlsplit(href).query)}
         if "se" in query:
             when = datetime.fromisoformat(query["se"].replace("Z", "+00:00"))
             return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -19,7 +19,8 @@ from geoscale.errors import SourceError
 from geoscale.sources import fields
 from geoscale.sources.fields import Affine6
 from geoscale.sources.hrefs import expiry, resolve_href
-from geoscale.words import redact
+from geoscale.sources.shape import check_asset, check_item
+from geoscale.words import redact, shorten
 
 _RASTER_TYPE = re.compile(
     r"image/(tiff|jp2|vnd\.stac\.geotiff)|geotiff|cloud-opt", re.I
@@ -173,8 +174,9 @@ def normalise_item(raw: Mapping[str, Any], base_href: str = "") -> Item:
     ident = str(raw.get("id") or "")
     if not ident:
         raise SourceError(f"an item of {redact(base_href) or 'the input'} has no `id`")
+    where = f"item {shorten(ident)}"
+    check_item(raw, where)
     properties = raw.get("properties") or {}
-    where = f"item {ident}"
     when = fields.read_datetime(properties, where)
     sensor = guess_sensor(
         properties.get("platform"), properties.get("constellation"),
@@ -209,7 +211,8 @@ def _read_asset(
     key: str, asset: Mapping[str, Any], raw: Mapping[str, Any], base: str
 ) -> list[Asset]:
     properties = raw.get("properties") or {}
-    where = f"item {raw['id']}, asset `{key}`"
+    where = f"item {raw['id']}, asset `{shorten(key)}`"
+    check_asset(asset, where)
     href = str(asset.get("href") or "")
     until = expiry(href)
     if until is not None and until < DateTime.now(UTC):

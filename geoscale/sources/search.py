@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from geoscale.words import redact
 Box = tuple[float, float, float, float]
 AT_ONCE = 2048
 """Items of a Parquet file that are in memory at a time."""
+
+LARGEST_BYTES = 2 * 2**30
+"""JSON of items, unpacked, that is read into memory."""
 
 
 def load_items(source: Any) -> Iterator[Item]:
@@ -59,11 +63,16 @@ def _read_file(path: str) -> Iterable[Mapping[str, Any]]:
     where = redact(path)
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
-            head = file.read()
-    except (OSError, ValueError, ImportError) as err:
+            head = file.read(LARGEST_BYTES + 1)
+    except (OSError, EOFError, ValueError, ImportError, zlib.error) as err:
         raise SourceError(
             f"cannot read items from {where}: {redact(str(err))}"
         ) from None
+    if len(head) > LARGEST_BYTES:
+        raise SourceError(
+            f"{where} holds more than {LARGEST_BYTES >> 30} GB of JSON; save so many "
+            "items as stac-geoparquet (.parquet), or cut the file into several jobs"
+        )
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text[:1] not in (b"{", b"["):
         raise SourceError(
@@ -71,9 +80,10 @@ def _read_file(path: str) -> Iterable[Mapping[str, Any]]:
             + (": compressed files end in .gz" if text[:2] == b"\x1f\x8b" else "")
         )
     try:
-        return list(_flatten(json.loads(text)))
-    except json.JSONDecodeError as err:
+        found = json.loads(text)
+    except (RecursionError, ValueError) as err:
         raise SourceError(f"{where} is not JSON: {err}; is it cut short?") from None
+    return list(_flatten(found))
 
 
 def _read_parquet(path: str) -> Iterator[Mapping[str, Any]]:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
 
+from geoscale.card import MOST_FINDINGS
 from geoscale.errors import JobError
 from geoscale.sources.calibration import Calibration
 from geoscale.sources.clear import Mask
@@ -15,10 +23,10 @@ from geoscale.sources.missing import MOST_MISSING, OnMissing
 from geoscale.sources.signing import find_signer
 from geoscale.sources.steps import GroupBy, Method
 from geoscale.sources.targets import Reading
-from geoscale.words import nearest_key
+from geoscale.words import nearest_key, shorten
 
 _ORIGINS = ("items", "api", "zarr", "files", "array")
-Box = tuple[float, float, float, float]
+Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -65,9 +73,9 @@ class Imagery(BaseModel):
     """What makes one time step."""
     resampling: str | dict[str, str] | None = None
     """Method, or band → method; default nearest for classes, else bilinear."""
-    scale: float | None = Field(default=None, gt=0)
+    scale: FiniteFloat | None = Field(default=None, gt=0)
     """Reflectance = stored * scale + offset; overrides the metadata."""
-    offset: float | None = None
+    offset: FiniteFloat | None = None
     """See `scale`."""
     source_nodata: float | Literal["none"] | None = None
     """Overrides nodata of files and metadata; ``none``: there is none."""
@@ -147,7 +155,7 @@ class Grid(BaseModel):
 
     crs: str = "native"
     """``EPSG:…``, or ``native``: what all items share."""
-    resolution: float | None = Field(default=None, gt=0)
+    resolution: FiniteFloat | None = Field(default=None, gt=0)
     """Pixel size in units of the CRS; default the finest band's."""
     bounds: Box | None = None
     """Left, bottom, right, top in the grid's CRS."""
@@ -195,8 +203,8 @@ def _parse(model: type[M], value: Mapping[str, Any], name: str) -> M:
         return model.model_validate(dict(value))
     except ValidationError as err:
         lines = []
-        for one in err.errors():
-            where = ".".join([name, *map(str, one["loc"])])
+        for one in err.errors()[:MOST_FINDINGS]:
+            where = shorten(".".join([name, *map(str, one["loc"])]))
             hint = (
                 nearest_key(one["loc"], model)
                 if one["type"] == "extra_forbidden"

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from geoscale.cli import main
+from geoscale.cli.say import say
 from tests.cli.conftest import environment, geoscale
 
 COMMANDS = (
@@ -140,6 +141,13 @@ def test_a_bug_is_one_line_and_debug_shows_where(monkeypatch, capsys):
     said += capsys.readouterr().err
     assert "Traceback" in said
     assert "SECRET" not in said
+
+
+def test_nothing_that_is_said_moves_the_cursor(capsys):
+    say("a \x1b[2Jname\x00 of\u202e \ud800 \x1b[31mstrangers\x1b[0m", err=True)
+    assert capsys.readouterr().err == (
+        "a \ufffd[2Jname\ufffd of\ufffd \ufffd strangers\n"
+    )
 
 
 def test_schema_is_json_schema(capsys):

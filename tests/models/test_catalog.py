@@ -120,7 +120,7 @@ def test_a_url_gives_the_card_and_its_weights_lie_beside_it(
     [
         ("a: [", "is not plain YAML"),
         ("- 1", "holds list, not fields"),
-        ("#" * (2 << 20), "larger than 1 MB"),
+        ("#" * (2 << 20), "larger than 256 kB"),
         (yaml.safe_dump(CARD | {"archtecture": "x"}), "did you mean `architecture`"),
         (yaml.safe_dump(CARD | {"architecture": "net.py:Net"}), "names a local file"),
         (yaml.safe_dump(CARD | {"weights": {"href": "/etc/passwd"}}), "a local file"),
