@@ -20,7 +20,7 @@ from geoscale.errors import SourceError, StoppedError
 from geoscale.options import Inference, Output
 from geoscale.planner import make_plan
 from geoscale.preprocess import Preprocessor
-from geoscale.sources import open_source, source_from_spec
+from geoscale.sources import open_source
 from geoscale.sources.gdal import close_handles
 from geoscale.sources.tiles import TILES
 from geoscale.tasks.segmentation import Segmentation
@@ -77,7 +77,7 @@ def make_kernel(source, url, delay):
     toy_sink(plan, url).create()
     return plan, Kernel(
         plan=plan,
-        source=source_from_spec(plan.source),
+        source=source,
         prepare=Preprocessor.from_card(plan.card),
         predictor=SlowPredictor(delay),
         task=Segmentation(plan.card, plan.output.layers),
