@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.I)
+_QUERY = re.compile(r"\?[^\s\"'<>\\?]*=[^\s\"'<>\\]*")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -77,8 +78,14 @@ def redact(text: str) -> str:
     --------
     >>> redact("GET https://me:pw@x.org/a.tif?sig=abc failed")
     'GET https://x.org/a.tif?… failed'
+
+    GDAL names files without their host, and with the query:
+
+    >>> redact("a.tif?sig=abc, band 1: IReadBlock failed")
+    'a.tif?… band 1: IReadBlock failed'
     """
-    return _URL.sub(lambda match: _redact_url(match[0]), str(text))
+    found = _URL.sub(lambda match: _redact_url(match[0]), str(text))
+    return _QUERY.sub("?…", found)
 
 
 def _redact_url(url: str) -> str:

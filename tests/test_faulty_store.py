@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis.stateful import invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from geoscale import patience
 from geoscale.engine.block import run_block
@@ -28,7 +28,7 @@ from tests.test_state_machine import NUMBERS, PLAN, Output, Stop, try_it
 
 ENDS = (Stop, StoppedError, StoreError)
 MODES_MET = st.sampled_from(MODES)
-SHARES = st.floats(0.05, 0.7)
+SHARES = st.floats(0.05, 0.95)
 SEEDS = st.integers(0, 2**16)
 
 
@@ -49,13 +49,36 @@ class FaultyOutput(Output):
 
     met: Counter[str]
 
+    gentle = False
+
+    @initialize(gentle=st.booleans())
+    def choose(self, gentle):
+        """Half of the histories hurt nothing: there the ledger is held to its word."""
+        self.gentle = gentle
+
     def open(self):
         self.faults = Faults(self.folder)
         return self.faults.url("out.zarr")
 
+    @rule(number=NUMBERS, at=st.floats(0, 0.999), bit=st.integers(0, 7))
+    def flip_a_bit(self, number, at, bit):
+        if not self.gentle:
+            super().flip_a_bit(number, at, bit)
+
+    @rule(number=NUMBERS, keep=st.sampled_from([0, 1, 40]))
+    def cut_a_shard(self, number, keep):
+        if not self.gentle:
+            super().cut_a_shard(number, keep)
+
+    @rule(number=NUMBERS)
+    def delete_a_shard(self, number):
+        if not self.gentle:
+            super().delete_a_shard(number)
+
     @rule(mode=MODES_MET, share=SHARES, seed=SEEDS)
     def let_puts_fail(self, mode, share, seed):
-        self.faults.shares = {mode: share}
+        hurts = mode in ("torn", "silent")
+        self.faults.shares = {"lost" if self.gentle and hurts else mode: share}
         self.faults.reseed(seed)
 
     @rule(share=st.floats(0, 0.4))
@@ -158,7 +181,7 @@ def try_them(clean, examples, steps, proof):
 
 
 def test_some_histories_over_a_failing_store_end_in_the_clean_bytes(clean, proof):
-    try_them(clean, 6, 10, proof)
+    try_them(clean, 10, 12, proof)
 
 
 @pytest.mark.slow
@@ -166,17 +189,19 @@ def test_many_histories_over_a_failing_store_end_in_the_clean_bytes(
     clean, proof, share
 ):
     met = try_them(clean, max(10, round(share * 150)), 30, proof)
-    assert {*MODES, "full", "unread"} <= met.keys()
+    wanted = {*MODES, "full", "unread"}
+    seen = {mode for mode in wanted if met[mode]}
+    assert len(seen) >= (len(wanted) if share == 1 else 3), "few kinds of failures came"
 
 
 @pytest.mark.parametrize("mode", ["fail", "lost", "torn", "late", "twice"])
 def test_failures_that_pass_lose_no_block_and_no_attempt(clean, tmp_path, mode, proof):
-    print("seed 20")
-    faults = Faults(tmp_path, {mode: 0.15}, seed=20)
-    faults.reads = 0.1
-    tally = run_toy(faults.url("out.zarr"), in_flight=3)
+    faults = Faults(tmp_path)
+    # as often as can be without a put that fails for good
+    faults.script = [mode, mode, mode, ""] * 200
+    tally = run_toy(faults.url("out.zarr"))
     assert (tally.computed, tally.failures) == (64, 0)
-    assert faults.seen[mode] > 10
+    assert faults.seen[mode] > 100
     faults.deliver()
     assert stored_bytes(str(tmp_path / "out.zarr")) == clean
     proof(faults=faults.seen[mode], compared=sum(map(len, clean.values())))

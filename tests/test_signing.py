@@ -102,9 +102,9 @@ def leaks(*places):
 
 @pytest.mark.parametrize("refusal", [401, 403])
 def test_a_run_of_many_lives_of_a_token_loses_no_block(scenes, tmp_path, refusal):
-    tokens, url = TokenServer(scenes, 0.1, refusal), str(tmp_path / "out.zarr")
+    tokens, url = TokenServer(scenes, 0.05, refusal), str(tmp_path / "out.zarr")
     with serving(tokens) as base:
-        tally, found = run_scenes(base, url, 0.02)
+        tally, found = run_scenes(base, url, 0.01)
     assert tally.seconds > 10 * tokens.life_s
     assert tokens.seen["expired"] > 5, "tokens ended while their files were open"
     assert tokens.seen["unsigned"] == 0

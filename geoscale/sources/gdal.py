@@ -276,8 +276,10 @@ def read_with_retries(
                     kind=_name_kind(why, may_pass=may_pass, path=path),
                 ) from None
         COUNTS.add("retries")
-        if is_refused:
-            continue  # a fresh signature is good at once
+        if is_refused or (access.signer is not None and attempt == first):
+            # A fresh signature is good at once; and where one ends while its file is
+            # open, GDAL says no more than that bytes are missing.
+            continue
         # full jitter: thousands of workers must not come back in step
         time.sleep(random.uniform(0, min(30.0, access.backoff_s * 2**attempt)))  # noqa: S311
     raise AssertionError("unreachable: the last attempt returns or raises")
