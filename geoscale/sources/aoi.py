@@ -125,7 +125,7 @@ def load_aoi(grid: Grid) -> tuple[Any, str]:
     shapes, crs = _read_shapes(grid.aoi, where)
     crs = normalise_crs(grid.aoi_crs) if grid.aoi_crs else crs
     if crs is None:
-        raise SourceError(f"{where}: CRS `{grid.aoi_crs}` is not known; use EPSG:…")
+        raise SourceError(f"{where}: CRS `{shorten(grid.aoi_crs or "")}` is not known; use EPSG:…")
     areas = [s for s in shapes if s.geom_type in ("Polygon", "MultiPolygon")]
     if not areas:
         kinds = sorted({s.geom_type for s in shapes}) or ["nothing"]

@@ -26,7 +26,7 @@ def take_item(data: bytes, folder: Path) -> str:
     path = folder / "mutant.json"
     path.write_bytes(data)
     source = open_source({"items": str(path), "bands": ["red"]})
-    again = source_from_spec(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), source.tables())
     again.match(np.array([[0.0, 0.0, 10.0, 10.0]]), 0)
     again.calibrated("raw").read(Window(0, 0, 8, 8), [0])
     return "read"
