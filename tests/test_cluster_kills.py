@@ -75,7 +75,12 @@ def one_kill(url, cluster, victim, rng, clean):
     driver = start_toy(url, cluster.ensure(), DELAY_S, BLOCK)
     assert driver.stdout.readline() == "start\n", driver.stderr.read()[-3000:]
     cluster.wait_for_workers()
-    time.sleep(rng.uniform(0, 3.0))
+    # where records are at risk, some kills come when more is made than may be lost
+    left = len(toy_plan(BLOCK).grid) - before
+    count = rng.randrange(left if victim in ("driver", "group") else max(1, left // 4))
+    while len(written(url)) < count and driver.poll() is None:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.2))
     kill(cluster, driver, victim, rng)
     made = len({block for _, block in written(url)})
     Path(f"{url}.hurry").touch()
