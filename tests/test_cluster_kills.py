@@ -55,9 +55,17 @@ def kill(cluster, driver, victim, rng):
             hit(pid)
 
 
+def finish(driver):
+    """What a driver says until it ends by itself; one that does not is a failure."""
+    try:
+        return driver.communicate(timeout=PATIENCE_S)
+    finally:
+        hit(driver.pid)
+
+
 def end(driver, victim):
     """Wait for a driver whose cluster was hurt; it ends by itself, and as it should."""
-    said, why = driver.communicate(timeout=PATIENCE_S)
+    said, why = finish(driver)
     if victim in ("nanny", "worker"):
         assert driver.returncode == 0, why[-3000:]
         assert "computed" in said
@@ -190,7 +198,7 @@ def test_the_command_says_that_its_scheduler_died_and_goes_on_with_another(tmp_p
         while len(Journal(str(tmp_path / "out.zarr")).read().done) < 1:
             time.sleep(0.05)
         hit(cluster.scheduler.pid)
-        _, why = driver.communicate(timeout=PATIENCE_S)
+        _, why = finish(driver)
         assert driver.returncode == 4, why
         assert "the Dask scheduler went away; finished blocks are kept" in why
         assert "Traceback" not in why

@@ -170,6 +170,10 @@ class DaskExecutor:
                         if outcome.ok:
                             self.pace.note(seconds)
                         yield outcome
+        except Exception:
+            # a client that has just lost its scheduler may raise anything
+            self._check_scheduler()
+            raise
         finally:
             if running and self._client.status == "running":
                 self._client.cancel(list(running))
