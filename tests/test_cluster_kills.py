@@ -85,7 +85,8 @@ def one_kill(url, cluster, victim, rng, clean):
     cluster.wait_for_workers()
     # where records are at risk, some kills come when more is made than may be lost
     left = len(toy_plan(BLOCK).grid) - before
-    count = rng.randrange(left if victim in ("driver", "group") else max(1, left // 4))
+    most = left if victim in ("driver", "group") else left // 4
+    count = rng.randint(0, most)
     while len(written(url)) < count and driver.poll() is None:
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.2))

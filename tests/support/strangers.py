@@ -86,6 +86,20 @@ def take_profile(data: bytes, folder: Path) -> str:
     return load_profile(path).type
 
 
+def take_table(data: bytes, folder: Path) -> str:
+    """The table of items beside a plan: every item is what it was."""
+    import json
+
+    from geoscale.sources import source_from_spec
+
+    spec = json.loads((folder / "spec.json").read_text())
+    source = source_from_spec(spec, {"items.parquet": data})
+    found = [[item.to_json() for item in source.items], source.items.boxes.tolist()]
+    known = json.loads((folder / "known.json").read_text())
+    assert json.loads(json.dumps(found)) == known, "other items"
+    return "the same"
+
+
 def command(words: list[str], path: str, text: str) -> dict[str, object]:
     """Write a file, run a command as `geoscale` does; say how it ended.
 
