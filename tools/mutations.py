@@ -333,6 +333,20 @@ MUTATIONS = (
         "tests/cli/test_clusters.py -k listens",
     ),
     Mutation(
+        "columns of the table of items are summed up",
+        "geoscale/sources/listing.py",
+        '        if meta.get("columns") != sum_columns(table.values()):\n',
+        "        if False:\n",
+        "tests/sources/test_listing.py -k column",
+    ),
+    Mutation(
+        "items of the table are summed up",
+        "geoscale/sources/listing.py",
+        "        if zlib.crc32(str(text).encode()) != self._sums[row]:\n",
+        "        if False:\n",
+        "tests/sources/test_listing.py -k noticed_when",
+    ),
+    Mutation(
         "URLs lose their secrets",
         "geoscale/words.py",
         '    return bare + ("?…" if parts.query else "")',
