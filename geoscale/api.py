@@ -18,7 +18,7 @@ from geoscale.ending import RunReport, finish_run
 from geoscale.engine.drive import Progress, drive
 from geoscale.engine.lease import Lease
 from geoscale.engine.stopping import Stop
-from geoscale.errors import JobError
+from geoscale.errors import JobError, OutputError
 from geoscale.job import Job, load_job
 from geoscale.launch import (
     allowed_worker_bytes,
@@ -333,6 +333,8 @@ def prepare(
 def as_url(place: str | Path) -> str:
     """Give a place as workers see it: a URL, or an absolute path."""
     text = str(place)
+    if "\x00" in text:
+        raise OutputError("the output's path holds a NUL character; choose another")
     return text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 import geoscale as gs
 from geoscale.card import ModelCard
 from geoscale.engine.journal import Journal
+from geoscale.sources import open_source
 from tests.support.mutants import mutants, torn, write
 from tests.support.sandbox import Sandbox
 
@@ -229,6 +231,48 @@ def test_torn_texts_are_refused_with_words(kind, folder, ask):
         judge(ask(kind, data), data)
 
     each()
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    """The table of 300 items beside a plan, and what is in it."""
+    raws = []
+    for number in range(300):
+        raw = make_item() | {"id": f"S2A_{number:04d}"}
+        for asset in raw["assets"].values():
+            place = [10, 0, 600000 + 37 * number, 0, -10, 5000000]
+            asset |= {"proj:transform": place, "proj:shape": [64, 64]}
+        raws.append(raw)
+    (folder / "many.json").write_text(json.dumps(raws))
+    source = open_source({"items": str(folder / "many.json"), "bands": ["red"]})
+    known = [[item.to_json() for item in source.items], source.items.boxes.tolist()]
+    (folder / "known.json").write_text(json.dumps(known))
+    (folder / "spec.json").write_text(json.dumps(source.spec()))
+    return source.tables()["items.parquet"]
+
+
+def flip_bits(table, ask, count, proof):
+    print(f"seed {SEED}")
+    rng, seen = random.Random(SEED), Counter()
+    for _ in range(count):
+        data = bytearray(table)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        found = ask("table", bytes(data))
+        assert found["ended"] in ("returned", "refused"), found
+        seen[found["ended"]] += 1
+    print(dict(seen))
+    assert seen["refused"]
+    proof(faults=count, compared=seen["returned"] * len(table))
+
+
+def test_one_bit_of_the_table_of_items_is_noticed_or_nothing(table, ask, proof):
+    assert ask("table", table)["ended"] == "returned"
+    flip_bits(table, ask, 20, proof)
+
+
+@pytest.mark.slow
+def test_many_bits_of_the_table_of_items(table, ask, share, proof):
+    flip_bits(table, ask, max(30, round(1000 * share)), proof)
 
 
 BOMB = "a0: &a0 [x]\n" + "".join(

@@ -14,8 +14,10 @@ from geoscale.engine.journal import (
     SEGMENT_SECONDS,
     Journal,
 )
+from geoscale.errors import OutputError
 from geoscale.types import Outcome
 from tests.support.clock import Clock
+from tests.support.toy import toy_plan
 
 
 def made(block, digest="d", attempt=1, **stats):
@@ -99,6 +101,14 @@ def test_records_are_stored_by_number_or_age_and_not_too_often(tmp_path):
     journal.add(made(102))
     assert segments(tmp_path) == 2
     assert len(journal.read().done) == 2 * SEGMENT_RECORDS + 3
+
+
+def test_a_plan_that_cannot_be_read_is_named(tmp_path):
+    journal = Journal(str(tmp_path))
+    journal.begin(toy_plan())
+    (tmp_path / ".geoscale" / "plan.json").write_text('{"result_version": ')
+    with pytest.raises(OutputError, match=r"cannot be read \(JSON.*restore plan.json"):
+        journal.load_plan()
 
 
 def test_plots_get_some_blocks_of_all_parts_of_a_long_run(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoscale.chunks import BlockGrid
+from geoscale.errors import PlanError
 from geoscale.patches import Lattice
 from geoscale.planner import find_states
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN
@@ -94,3 +95,8 @@ def test_edges_are_those_of_the_blocks(shape):
     cores = [grid.core(n) for n in grid]
     assert sorted({(c.y0, c.y1) for c in cores}) == list(pairwise(ys))
     assert sorted({(c.x0, c.x1) for c in cores}) == list(pairwise(xs))
+
+
+def test_a_grid_that_is_cut_into_too_many_blocks_is_refused_at_once():
+    with pytest.raises(PlanError, match=r"more than 10,000,000 blocks of 16 px; check"):
+        BlockGrid(1, (10**6, 10**6), 16)

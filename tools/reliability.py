@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability-results.md"
 PROOFS = {
-    "Kills at random": "tests/test_kills.py",
+    "Kills at random": "tests/test_kills.py tests/test_cluster_kills.py",
     "Death at named points": "tests/test_crash_points.py",
     "Any history of an output": "tests/test_state_machine.py",
     "A server that fails": "tests/sources/test_faults.py",
@@ -31,6 +31,10 @@ PROOFS = {
     "S3, and a proxy that loses answers": "tests/infra/test_s3.py "
     "tests/infra/test_s3_jobs.py",
     "Files that are not there": "tests/sources/test_missing.py",
+    "Damaged files, codec by codec": "tests/sources/test_damaged_files.py",
+    "Items, jobs, cards and plans of strangers": "tests/test_fuzz.py",
+    "Clocks that are wrong": "tests/test_clocks.py",
+    "A link that is cut": "tests/infra/test_links.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
     "Safeguards taken out": "tests/test_mutations.py",
 }

@@ -134,9 +134,14 @@ class DaskExecutor:
             # each worker has one task waiting beside those it works on
             stop.queue(self._in_flight + 1)
         todo = FirstTries(first, self.pace, self._in_flight)
-        yield from self._work_off(todo, stop)
         later = (p for p in zip(blocks, tries, strict=True) if p[1] > 1)
-        yield from self._work_off(Retries(later), stop)
+        try:
+            yield from self._work_off(todo, stop)
+            yield from self._work_off(Retries(later), stop)
+        except Exception:
+            # a client that has just lost its scheduler may raise anything
+            self._check_scheduler()
+            raise
 
     def _work_off(
         self, todo: FirstTries | Retries, stop: MayStop | None

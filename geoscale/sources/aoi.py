@@ -125,7 +125,8 @@ def load_aoi(grid: Grid) -> tuple[Any, str]:
     shapes, crs = _read_shapes(grid.aoi, where)
     crs = normalise_crs(grid.aoi_crs) if grid.aoi_crs else crs
     if crs is None:
-        raise SourceError(f"{where}: CRS `{grid.aoi_crs}` is not known; use EPSG:…")
+        said = shorten(grid.aoi_crs or "")
+        raise SourceError(f"{where}: CRS `{said}` is not known; use EPSG:…")
     areas = [s for s in shapes if s.geom_type in ("Polygon", "MultiPolygon")]
     if not areas:
         kinds = sorted({s.geom_type for s in shapes}) or ["nothing"]

@@ -309,7 +309,9 @@ class ZarrSource(ArraySource):
         plain["target"] = Target(
             grid["crs"], tuple(grid["transform"]), tuple(grid["shape"])
         )
-        plain["calibration"] = Calibration(**spec["layout"]["calibration"])
+        known = dict(spec["layout"]["calibration"])
+        known["plain"] = tuple(known["plain"])
+        plain["calibration"] = Calibration(**known)
         return cls(spec["path"], spec["options"], Layout(**plain))
 
 

@@ -77,7 +77,7 @@ def _target_crs(
     if grid.crs != "native":
         crs = normalise_crs(grid.crs)
         if crs is None:
-            raise SourceError(f"grid.crs `{grid.crs}` is not known; use EPSG:…")
+            raise SourceError(f"grid.crs `{_short(grid.crs)}` is not known; use EPSG:…")
         return crs
     counts: Counter[str] = Counter()
     for item, row, number in zip(items, layout, numbers, strict=True):

@@ -14,7 +14,8 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -28,11 +29,20 @@ from geoscale.storage import Folder
 from geoscale.types import Json
 from geoscale.words import redact
 
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
+"""What pyarrow raises over bytes that are no table, or one of another kind."""
+
 GROUP = 256
 """Items of a row group: what is read to get one."""
 GROUPS, PARSED = 32, 1024
 """Row groups and parsed items that are kept."""
 META = b"geoscale"
+NUMBERS = {
+    "number": "i4", "step": "i4", "kind": "i4", "sum": "i8",
+    "y0": "f8", "x0": "f8", "y1": "f8", "x1": "f8",
+}  # fmt: skip
+"""Columns that are read at once: place in time, step, kind, CRC-32 of the item's text,
+and box; with their dtypes."""
 
 Tables = Mapping[str, bytes] | Folder
 """Where tables are: in memory by name, or in a folder."""
@@ -65,7 +75,10 @@ class Listing(Sequence[Item]):
         """Of the items themselves, wherever and in whatever order they lie."""
         self.is_remote: bool = meta["remote"]
         """Whether any file is behind a URL."""
-        table = self._read(["number", "step", "kind", "y0", "x0", "y1", "x1"])
+        table = self._read(list(NUMBERS))
+        if meta.get("columns") != sum_columns(table.values()):
+            raise SourceError(f"{self._where()} is damaged; restore it")
+        self._sums: NDArray[np.int64] = table["sum"]
         self._rows = np.argsort(table["number"])
         self.kinds: NDArray[np.intp] = table["kind"][self._rows]
         """Which of the items that differ in calibration each one is like."""
@@ -178,7 +191,7 @@ class Listing(Sequence[Item]):
             source = Folder(url).open(name)
         try:
             return pq.ParquetFile(source, page_checksum_verification=True)
-        except (OSError, ValueError) as err:
+        except _DAMAGE as err:
             raise SourceError(
                 f"{self._where()} cannot be read: {redact(str(err))[:200]}; restore it"
             ) from None
@@ -192,7 +205,10 @@ class Listing(Sequence[Item]):
     def _read_group(self, number: int) -> list[str]:
         with self._reading():
             table = self._file.read_row_group(number, ["item"], use_threads=False)
-            return list(table["item"].to_pylist())
+            found = list(table["item"].to_pylist())
+            if len(found) != min(GROUP, len(self) - number * GROUP):
+                raise ValueError(f"{len(found)} items are in row group {number}")
+            return found
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -200,15 +216,18 @@ class Listing(Sequence[Item]):
         try:
             with self._lock:
                 yield
-        except (OSError, ValueError, KeyError) as err:
+        except _DAMAGE as err:
             raise SourceError(
                 f"{self._where()} is damaged: {redact(str(err))[:200]}; restore it, or "
                 "write to a new output"
             ) from None
 
     def _parse(self, index: int) -> Item:
-        group, place = divmod(int(self._rows[index]), GROUP)
-        return Item.from_json(json.loads(self._group(group)[place]))
+        row = int(self._rows[index])
+        text = self._group(row // GROUP)[row % GROUP]
+        if zlib.crc32(str(text).encode()) != self._sums[row]:
+            raise SourceError(f"{self._where()} is damaged in row {row}; restore it")
+        return Item.from_json(json.loads(text))
 
     def _where(self) -> str:
         if isinstance(self._data, bytes):
@@ -220,6 +239,14 @@ def seal(meta: Json) -> bytes:
     """Write what a table says of itself, so that no changed byte is believed."""
     text = json.dumps(meta)
     return json.dumps({"sum": _sum(text), "meta": text}).encode()
+
+
+def sum_columns(columns: Iterable[NDArray[Any]]) -> str:
+    """Sum up the columns `NUMBERS`, in their order, as rows are stored."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, column in zip(NUMBERS, columns, strict=True):
+        total.update(np.ascontiguousarray(column, NUMBERS[name]).tobytes())
+    return total.hexdigest()
 
 
 def unseal(data: bytes | None) -> Json | None:

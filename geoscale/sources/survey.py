@@ -23,7 +23,7 @@ from geoscale.sources.choosing import Chooser
 from geoscale.sources.fields import format_label
 from geoscale.sources.footprints import find_outline, project_outlines
 from geoscale.sources.items import Asset, Item
-from geoscale.sources.listing import GROUP, META, Listing, seal
+from geoscale.sources.listing import GROUP, META, Listing, seal, sum_columns
 from geoscale.sources.steps import GroupBy, find_solar_day
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Survey:
     ) -> None:
         self._bands, self._chooser = tuple(bands), Chooser(bands, sensor)
         self._texts: list[bytes] = []
+        self._sums: list[int] = []
         self._order: list[tuple[Any, str]] = []
         self._days: list[str] = []
         self._kinds, self._outlines = _Numbers(), _Numbers()
@@ -122,6 +123,7 @@ class Survey:
         chosen = dataclasses.replace(item, assets=assets)
         text = _TO_JSON.encode(chosen.to_json())
         self._texts.append(zlib.compress(text.encode(), 1))
+        self._sums.append(zlib.crc32(text.encode()))
         self._order.append((item.when, item.id))
         self._collections.append(item.collection)
         self._days.append(find_solar_day(item))
@@ -185,11 +187,16 @@ class Survey:
         place = _along_a_curve(boxes)
         kinds = _Numbers()
         kind = np.array([kinds.give(self._kind_of[k]) for k in kept], np.int32)
-        numbers = {"number": pa.int32(), "step": pa.int32(), "kind": pa.int32()}
+        numbers = dict.fromkeys(("number", "step", "kind"), pa.int32())
+        numbers["sum"] = pa.int64()
         floats = dict.fromkeys(("y0", "x0", "y1", "x1"), pa.float64())
         texts = {"id": pa.string(), "datetime": pa.string(), "item": pa.string()}
         fields = [pa.field(n, t) for n, t in (numbers | floats | texts).items()]
-        schema = pa.schema(fields, metadata={META: seal(meta)})
+        # a checksum of Parquet covers what is in a page, not the page's header
+        sums = np.array([self._sums[k] for k in kept], np.int64)
+        numbers_of = [place, steps[place], kind[place], sums[place], *boxes[place].T]
+        told = meta | {"columns": sum_columns(numbers_of)}
+        schema = pa.schema(fields, metadata={META: seal(told)})
         buffer = io.BytesIO()
         writer = pq.ParquetWriter(
             buffer, schema, compression="zstd", write_page_checksum=True,
@@ -201,7 +208,7 @@ class Survey:
                 some = [kept[int(i)] for i in rows]
                 whens = [self._order[k][0].isoformat() for k in some]
                 columns = [
-                    rows, steps[rows], kind[rows], *boxes[rows].T,
+                    *(column[start : start + GROUP] for column in numbers_of),
                     [self._order[k][1] for k in some], whens,
                     [zlib.decompress(self._texts[k]).decode() for k in some],
                 ]  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
 import random
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from odc.geo.geobox import GeoBox
 
@@ -141,3 +144,31 @@ def test_a_coarser_source_finds_its_items_by_its_own_pixels():
     inner = {source.items[int(i)].id for i in coarse._touching(Window(0, 0, 5, 5), 0)}
     assert "s000000" in inner
     assert len(inner) < 40
+
+
+def rewrite(data, name, change):
+    """Another column in the same table: what no checksum of a page would notice."""
+    table = pq.read_table(io.BytesIO(data))
+    column = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
+    other = table.set_column(table.schema.get_field_index(name), name, column)
+    buffer = io.BytesIO()
+    pq.write_table(
+        other.replace_schema_metadata(table.schema.metadata), buffer,
+        row_group_size=GROUP,
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["number", "step", "kind", "y0", "x1"])
+def test_a_column_that_changed_is_noticed_at_once(name):
+    listing = survey([make(n) for n in range(9)])
+    bad = rewrite(listing.to_bytes(), name, lambda values: [*values[1:], values[0] + 1])
+    with pytest.raises(SourceError, match="the list of items is damaged; restore it"):
+        Listing(bad)
+
+
+def test_an_item_that_changed_is_noticed_when_it_is_read():
+    listing = survey([make(n) for n in range(9)])
+    bad = Listing(rewrite(listing.to_bytes(), "item", lambda texts: texts[::-1]))
+    with pytest.raises(SourceError, match=r"is damaged in row \d; restore it"):
+        list(bad)

@@ -26,7 +26,7 @@ def take_item(data: bytes, folder: Path) -> str:
     path = folder / "mutant.json"
     path.write_bytes(data)
     source = open_source({"items": str(path), "bands": ["red"]})
-    again = source_from_spec(json.loads(json.dumps(source.spec())))
+    again = source_from_spec(json.loads(json.dumps(source.spec())), source.tables())
     again.match(np.array([[0.0, 0.0, 10.0, 10.0]]), 0)
     again.calibrated("raw").read(Window(0, 0, 8, 8), [0])
     return "read"
@@ -84,6 +84,20 @@ def take_profile(data: bytes, folder: Path) -> str:
     path = folder / "mutant-profile.yaml"
     path.write_bytes(data)
     return load_profile(path).type
+
+
+def take_table(data: bytes, folder: Path) -> str:
+    """The table of items beside a plan: every item is what it was."""
+    import json
+
+    from geoscale.sources import source_from_spec
+
+    spec = json.loads((folder / "spec.json").read_text())
+    source = source_from_spec(spec, {"items.parquet": data})
+    found = [[item.to_json() for item in source.items], source.items.boxes.tolist()]
+    known = json.loads((folder / "known.json").read_text())
+    assert json.loads(json.dumps(found)) == known, "other items"
+    return "the same"
 
 
 def command(words: list[str], path: str, text: str) -> dict[str, object]:
