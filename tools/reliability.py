@@ -32,6 +32,8 @@ PROOFS = {
     "tests/infra/test_s3_jobs.py",
     "Files that are not there": "tests/sources/test_missing.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
+    "Workers that cannot load, hang or crash": "tests/test_workers.py",
+    "Secrets put in and looked for": "tests/cli/test_secrets.py",
     "Safeguards taken out": "tests/test_mutations.py",
 }
 HEAD = """\
