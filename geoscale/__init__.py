@@ -10,6 +10,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from geoscale.redaction import clean_logs
+
 __version__ = "0.1.0"
 
 _FACE = {
@@ -90,6 +92,9 @@ def __dir__() -> list[str]:
     """List the public names."""
     return sorted(__all__)
 
+
+# Libraries log signed URLs; whoever imports this is not to read them anywhere.
+clean_logs()
 
 if "xarray" in sys.modules:
     # `stack.geoscale` exists from the moment that both are imported; the other

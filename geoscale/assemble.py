@@ -14,7 +14,13 @@ from geoscale.engine.epochs import EpochJournal
 from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
 from geoscale.memory import allowed_cpus
-from geoscale.models import ModelSettings, device_lock, get_predictor, handshake
+from geoscale.models import (
+    ModelSettings,
+    device_lock,
+    find_differences,
+    get_predictor,
+    handshake,
+)
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
@@ -23,7 +29,7 @@ from geoscale.sources.opening import source_of
 from geoscale.spread import limit_threads
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, EpochSink, Sink, Source
+from geoscale.types import Bool, EpochSink, Json, Sink, Source
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -182,6 +188,7 @@ def build_kernel(
     plan_hash: str,
     trust_code: bool = False,
     processes: int = 1,
+    versions: Json | None = None,
     source: Source | None = None,
 ) -> Kernel:
     """Build the kernel of a stored plan; called in worker processes.
@@ -196,6 +203,8 @@ def build_kernel(
         Allow Python code that the card names outside known packages.
     processes : int
         Worker processes that share this host's CPUs.
+    versions : dict, optional
+        Of the driver, with which those of this process must agree.
     source : Source, optional
         Sent by the driver where it cannot be rebuilt from the plan.
 
@@ -207,8 +216,10 @@ def build_kernel(
     Raises
     ------
     StoppedError
-        If this process does not see the driver's plan at `url`.
+        If this process does not see the driver's plan at `url`, or has other versions
+        of what decides about a map.
     """
+    check_versions(versions)
     plan = Journal(url).load_plan()
     if plan is None or plan.hash != plan_hash:
         seen = "no plan" if plan is None else f"plan {plan.hash[:12]}"
@@ -216,13 +227,34 @@ def build_kernel(
             f"a worker sees {seen} at {redact(url)}, the driver runs {plan_hash[:12]}: "
             "the output must be on storage that every worker shares"
         )
-    return make_kernel(
+    kernel = make_kernel(
         plan,
         source=source,
         sink=make_sink(plan, url),
         trust_code=trust_code,
         threads=max(1, allowed_cpus() // processes),
     )
+    check_versions(versions)  # once more: now GDAL is loaded, if the job needs it
+    return kernel
+
+
+def check_versions(theirs: Json | None) -> None:
+    """Refuse to run blocks in a process that may make other pixels than the driver.
+
+    Parameters
+    ----------
+    theirs : dict, optional
+        The driver's; None agrees with everything.
+
+    Raises
+    ------
+    StoppedError
+        Naming what differs.
+    """
+    found = [] if theirs is None else find_differences(handshake(), theirs)
+    if found:
+        told = ", ".join(f"{d.name} {d.ours} (driver: {d.theirs})" for d in found)
+        raise StoppedError(f"it has other versions than the driver: {told}")
 
 
 def _make_mask(plan: InferencePlan) -> Callable[[Window], Bool] | None:

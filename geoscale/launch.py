@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 from geoscale.assemble import build_kernel, hash_card_code, make_kernel, make_sink
 from geoscale.card import ModelCard
-from geoscale.clusters import count_local_workers
+from geoscale.clusters import ask_workers, count_local_workers
 from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
-from geoscale.models import handshake, name_kind, resolve_weights
+from geoscale.models import find_differences, handshake, name_kind, resolve_weights
 from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
@@ -120,13 +120,46 @@ def make_executor(
             threads=allowed_cpus(),
         )
         return LoopExecutor(kernel, in_flight)
-    extra: tuple[Any, ...] = (trust_code, count_processes(client))
+    extra: tuple[Any, ...] = (trust_code, count_processes(client), handshake())
+    check_workers(client)
     if plan.live is not None and plan.source.get("kind") == "array":
         # Only an array in this process has to travel, once per worker.
         extra = (*extra, client.scatter(plan.live, broadcast=True, hash=False))
     return DaskExecutor(
         client, build_kernel, url, plan.hash, in_flight=in_flight, extra=extra
     )
+
+
+def check_workers(client: Client) -> None:
+    """Refuse a cluster on which some worker would make other pixels than this process.
+
+    Those that do not answer, and those that come later, are looked at again before
+    they are given a block.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        With at least one worker.
+
+    Raises
+    ------
+    StoppedError
+        Naming the workers, and what differs.
+    """
+    ours = handshake()
+    told = [
+        f"{worker}: {', '.join(map(str, found))}"
+        for worker, theirs in ask_workers(client, handshake).items()
+        if isinstance(theirs, dict) and (found := find_differences(ours, theirs))
+    ]
+    if told:
+        more = f"\n  and {len(told) - 5} more" if len(told) > 5 else ""
+        raise StoppedError(
+            "workers have other versions than this process, which may change the map:"
+            + "".join(f"\n  {line}" for line in told[:5])
+            + f"{more}\nuse one environment for the driver and all workers (`geoscale "
+            "doctor --cluster` compares them), then run the same command again"
+        )
 
 
 def pick_in_flight(plan: InferencePlan, client: Client | None) -> int:

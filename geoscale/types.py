@@ -375,3 +375,5 @@ class Outcome:
     """Which try this was."""
     changes: bytes = b""
     """What an `EpochSink` has to commit before the block is seen; some 500 bytes."""
+    late: bool = False
+    """Whether another worker had made the block already: it is not counted again."""

@@ -1,17 +1,16 @@
-"""Nearest words and redaction: what every message needs."""
+"""Nearest words: what a user may have meant."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.I)
-_QUERY = re.compile(r"\?[^\s\"'<>\\?]*=[^\s\"'<>\\]*")
+from geoscale.redaction import redact
+
+__all__ = ["nearest_key", "redact", "suggest"]
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -66,33 +65,3 @@ def _field_model(model: type[BaseModel], name: Any) -> type[BaseModel] | None:
             return kind
         stack.extend(getattr(kind, "__args__", ()))
     return None
-
-
-def redact(text: str) -> str:
-    """Strip user info, queries and fragments from every URL in a text.
-
-    Signed URLs carry credentials in their query; no message, log, plan or
-    output may hold them.
-
-    Examples
-    --------
-    >>> redact("GET https://me:pw@x.org/a.tif?sig=abc failed")
-    'GET https://x.org/a.tif?… failed'
-
-    GDAL names files without their host, and with the query:
-
-    >>> redact("a.tif?sig=abc, band 1: IReadBlock failed")
-    'a.tif?… band 1: IReadBlock failed'
-    """
-    found = _URL.sub(lambda match: _redact_url(match[0]), str(text))
-    return _QUERY.sub("?…", found)
-
-
-def _redact_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "…"
-    host = parts.netloc.rpartition("@")[2]
-    bare = urlunsplit((parts.scheme, host, parts.path, "", ""))
-    return bare + ("?…" if parts.query else "")

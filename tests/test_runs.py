@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from geoscale.clusters import connect
-from geoscale.engine.distributed import DaskExecutor, run_remote
+from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.drive import Tally, drive, finalize
 from geoscale.engine.failures import LOST, PERMANENT
 from geoscale.engine.journal import Journal
 from geoscale.engine.loop import LoopExecutor
+from geoscale.engine.remote import run_remote
 from geoscale.engine.runs import LONGEST, SHARE, FirstTries, Pace, Retries, Run
 from geoscale.errors import StoppedError
 from geoscale.types import Outcome
@@ -148,8 +149,8 @@ def test_an_error_outside_the_kernel_spares_the_other_blocks(tmp_path):
     plan = toy_plan(BLOCK)
     KERNELS[url, plan.hash] = toy_kernel(plan, url)
     toy_sink(plan, url).create()
-    call = (build_from_here, url, plan.hash, 1, ())
-    found = run_remote((100, 10**6, 101), 1, call)
+    call = (build_from_here, url, plan.hash, 1, (), "run")
+    found = run_remote((100, 10**6, 101), 1, call).found
     assert [e.outcome.ok for e in found] == [True, False, True]
     assert found[1].outcome.kind == PERMANENT
     assert found[0].seconds > 0
@@ -160,21 +161,12 @@ def test_an_old_task_gives_back_what_it_has_not_begun(tmp_path):
     plan = toy_plan(BLOCK)
     KERNELS[url, plan.hash] = toy_kernel(plan, url, delay=1.1)
     toy_sink(plan, url).create()
-    found = run_remote(range(100, 110), 1, (build_from_here, url, plan.hash, 1, ()))
+    call = (build_from_here, url, plan.hash, 1, (), "run")
+    found = run_remote(range(100, 110), 1, call).found
     assert 1 <= len(found) <= 2
     todo = FirstTries(range(110, 120), Pace(), 1)
     todo.put_back(Run(tuple(range(100, 110))), len(found))
     assert todo.take({"a": 1}, [])[0].blocks == (100 + len(found),)
-
-
-def test_a_kernel_that_cannot_be_made_costs_one_block_of_the_run():
-    def refuse(url, plan_hash):
-        raise StoppedError("no plan here")
-
-    found = run_remote((5, 6, 7), 1, (refuse, "nowhere", "0", 1, ()))
-    assert [e.outcome.block for e in found] == [5]
-    assert found[0].outcome.kind == "run"
-    assert "could not get ready: no plan here" in found[0].outcome.error
 
 
 def test_lengths_follow_the_blocks():

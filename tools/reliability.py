@@ -36,6 +36,8 @@ PROOFS = {
     "Clocks that are wrong": "tests/test_clocks.py",
     "A link that is cut": "tests/infra/test_links.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
+    "Workers that cannot load, hang or crash": "tests/test_workers.py",
+    "Secrets put in and looked for": "tests/cli/test_secrets.py",
     "Safeguards taken out": "tests/test_mutations.py",
 }
 HEAD = """\

@@ -6,32 +6,33 @@ our objects. Tasks carry a path, a hash and a few numbers. No graph, no
 
 First attempts share worker processes, and tasks where blocks are short. A
 retry has a worker for itself: only then does a worker's death say anything
-about the block.
+about the block. What takes far too long is sent to another worker as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import queue
-import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from geoscale.engine.block import Kernel, run_block
-from geoscale.engine.failures import LOST, PROCESS, RUN, classify, describe
-from geoscale.engine.runs import LATEST_S, FirstTries, Pace, Retries, Run
+from geoscale.engine.failures import LOST, classify, describe
+from geoscale.engine.remote import Build, Call, Ended, Reply, make_failure, run_remote
+from geoscale.engine.roster import Roster
+from geoscale.engine.runs import FirstTries, Pace, Retries, Run
 from geoscale.engine.stall import STALL_S, find_patience
+from geoscale.engine.stragglers import SLOW_S, Patience, Sent
 from geoscale.errors import StoppedError
 from geoscale.types import MayStop, Outcome
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-Build = Callable[..., Kernel]
-Call = tuple[Build, str, str, int, tuple[Any, ...]]
+_LOG = logging.getLogger(__name__)
 
 FETCH_S = 20.0
 """Longest wait for the results of tasks that have ended, in s; they are small."""
@@ -41,15 +42,6 @@ LOOK_S = 1.0
 """Age at which the list of workers is asked for again, in s."""
 _CUT_OFF = (OSError, RuntimeError, CancelledError)
 """What a client raises that has lost its scheduler, or is closing for it."""
-
-
-class Ended(NamedTuple):
-    """How a block ended, and how long its worker took for it."""
-
-    outcome: Outcome
-    """Sent back to the driver."""
-    seconds: float
-    """On the worker, without waiting for its turn, in s."""
 
 
 class DaskExecutor:
@@ -72,14 +64,18 @@ class DaskExecutor:
         Further small arguments of `build`.
     stall_s : float
         Least time without any outcome before the run is stopped, in s.
+    slow_s : float
+        Least time before a task is sent to another worker as well, in s.
 
     Attributes
     ----------
     pace : Pace
         How long blocks take; chooses how many share a task.
+    roster : Roster
+        Which workers are given blocks.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (four, and settings by name)
         self,
         client: Client,
         build: Build,
@@ -89,15 +85,17 @@ class DaskExecutor:
         in_flight: int = 2,
         extra: tuple[Any, ...] = (),
         stall_s: float = STALL_S,
+        slow_s: float = SLOW_S,
     ) -> None:
         self.pace = Pace()
+        self.roster = Roster()
         self._client = client
-        self._call: Call = (build, url, plan_hash, in_flight, extra)
+        self._call: Call = (build, url, plan_hash, in_flight, extra, uuid.uuid4().hex)
         self._in_flight = in_flight
         self._stall_s = stall_s
-        self._seconds: deque[float] = deque(maxlen=101)
+        self._patience = Patience(slow_s)
         self._workers: dict[str, int] = {}
-        self._looked = float("-inf")
+        self._looked = self._compared = float("-inf")
 
     def execute(
         self,
@@ -125,7 +123,8 @@ class DaskExecutor:
         Raises
         ------
         StoppedError
-            If the scheduler or all workers are gone, or nothing moves.
+            If the scheduler or all workers are gone, no worker can make the kernel,
+            or nothing moves.
         """
         tries = attempts or [1] * len(blocks)
         pairs = zip(blocks, tries, strict=True)
@@ -133,6 +132,7 @@ class DaskExecutor:
         if stop is not None:
             # each worker has one task waiting beside those it works on
             stop.queue(self._in_flight + 1)
+        self._patience.expect(len(blocks))
         todo = FirstTries(first, self.pace, self._in_flight)
         later = (p for p in zip(blocks, tries, strict=True) if p[1] > 1)
         try:
@@ -147,18 +147,22 @@ class DaskExecutor:
         self, todo: FirstTries | Retries, stop: MayStop | None
     ) -> Iterator[Outcome]:
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        running: dict[Future, tuple[Run, float]] = {}
+        running: dict[Future, Sent] = {}
         moved = time.monotonic()
         try:
             while True:
-                busy = [run for run, _ in running.values()]
+                open_runs = [s.run for s in set(running.values()) if not s.is_over]
+                goes_on = stop is None or stop.go_on()
+                waits = self._waits_for_workers(moved)
                 runs = []
-                if stop is None or stop.go_on():
-                    runs = todo.take(self._look(), busy)
-                for run, future in self._submit(runs):
-                    running[future] = run, time.monotonic()
+                if goes_on and not waits:
+                    runs = todo.take(self.roster.pick(self._look()), open_runs)
+                for sent, future in (*self._submit(runs), *self._repeat(running)):
+                    running[future] = sent
                     future.add_done_callback(ended.put)
-                if not running:
+                if not (open_runs or runs) and not (
+                    goes_on and (waits or self._waits_for_late(running, moved))
+                ):
                     return
                 futures = _drain(ended)
                 if not futures:
@@ -166,18 +170,38 @@ class DaskExecutor:
                     self._check_progress(moved)
                     continue
                 moved = time.monotonic()
-                for future, found in self._fetch(futures, running):
-                    run, since = running.pop(future)
-                    self._seconds.append(moved - since)
-                    todo.put_back(run, len(found))
-                    future.release()
-                    for outcome, seconds in found:
-                        if outcome.ok:
-                            self.pace.note(seconds)
-                        yield outcome
+                for future, reply in self._fetch(futures, running):
+                    yield from self._take(running.pop(future), future, reply, todo)
         finally:
             if running and self._client.status == "running":
                 self._client.cancel(list(running))
+
+    def _take(
+        self, sent: Sent, future: Future, reply: Reply, todo: FirstTries | Retries
+    ) -> Iterator[Outcome]:
+        """Count what a task brought, unless another has brought the same before."""
+        sent.tasks.discard(future)
+        future.release()
+        if reply.worker:
+            self.roster.note_answer(reply.worker)
+        if reply.unfit:
+            self.roster.set_aside(reply.worker, reply.host, reply.unfit)
+        if sent.is_over:
+            # It wrote the same blocks once more: its digests are valid, too.
+            for outcome, _ in reply.found:
+                if outcome.ok:
+                    yield dataclasses.replace(outcome, late=True, changes=b"")
+            return
+        if sent.tasks and (reply.unfit or not reply.worker):
+            return  # lost, or refused: the other worker is still at it
+        sent.is_over = True
+        todo.put_back(sent.run, len(reply.found))
+        if reply.worker and reply.found:
+            self._patience.note(time.monotonic() - sent.since, len(reply.found))
+        for outcome, seconds in reply.found:
+            if outcome.ok:
+                self.pace.note(seconds)
+            yield outcome
 
     def _look(self) -> dict[str, int]:
         """Threads of each worker; asked for again when a second has passed."""
@@ -190,39 +214,97 @@ class DaskExecutor:
             self._looked = time.monotonic()
         return self._workers
 
-    def _submit(self, runs: list[Run]) -> Iterator[tuple[Run, Future]]:
+    def _waits_for_workers(self, moved: float) -> bool:
+        """Whether others than those that were set aside are still to come."""
+        coming = len(getattr(self._client.cluster, "plan", None) or ())
+        return self.roster.is_waiting(self._look(), coming, time.monotonic() - moved)
+
+    def _waits_for_late(self, running: dict[Future, Sent], moved: float) -> bool:
+        """Whether to give tasks that were overtaken some time to record their end.
+
+        Where bits depend on the worker, their bytes are others than those that were
+        recorded, and equally valid.
+        """
+        return time.monotonic() - moved < (self._patience.seconds or 0) * bool(running)
+
+    def _submit(self, runs: list[Run]) -> Iterator[tuple[Sent, Future]]:
         """Send runs to the scheduler, in one message where it may choose."""
         free = [run for run in runs if run.where is None]
         batches = [free] if free else []
         batches += [[run] for run in runs if run.where is not None]
         for batch in batches:
+            where = [batch[0].where] if batch[0].where else self._pick_some()
+            for run, future in zip(batch, self._send(batch, where), strict=True):
+                yield Sent(run, time.monotonic(), {future}), future
+
+    def _pick_some(self) -> list[str] | None:
+        """Workers that may be given blocks; None where that is any."""
+        picked = list(self.roster.pick(self._workers))
+        return picked if picked and self.roster.is_picky else None
+
+    def _send(self, batch: list[Run], where: list[str] | None) -> list[Future]:
+        self._check_scheduler()
+        found: list[Future] = self._client.map(
+            run_remote,
+            [run.blocks for run in batch],
+            [run.attempt for run in batch],
+            call=self._call,
+            # A new key each time: a key that Dask has blamed for a dead
+            # worker stays blamed.
+            key=[
+                f"geoscale-{run.blocks[0]}-{run.attempt}-{uuid.uuid4().hex[:8]}"
+                for run in batch
+            ],
+            workers=where,
+            # else a task whose workers die would wait for them without end
+            allow_other_workers=where is not None,
+            pure=False,
+            retries=0,
+        )
+        return found
+
+    def _repeat(self, running: dict[Future, Sent]) -> Iterator[tuple[Sent, Future]]:
+        """Send what takes far too long to another worker as well."""
+        now = time.monotonic()
+        if now - self._compared < LOOK_S:
+            return
+        self._compared = now
+        late = self._patience.find_late(set(running.values()), now)
+        if not late:
+            return
+        holders = self._find_holders()
+        # what nobody has waits for a worker: there is none, then
+        busy = {one: {holders.get(task.key, "") for task in one.tasks} for one in late}
+        late = [one for one in late if any(busy[one])]
+        self.roster.note_late(worker for one in late for worker in busy[one])
+        picked = self.roster.pick(self._workers)
+        late = [one for one in late if picked.keys() - busy[one]]
+        if not late:
+            return
+        workers = set().union(*(busy[one] for one in late)) - {""}
+        _LOG.warning("%s", self._patience.describe(late, workers))
+        for one in late:
+            (future,) = self._send([one.run], list(picked.keys() - busy[one]))
+            one.tasks.add(future)
+            one.since, one.copies = now, one.copies + 1
+            yield one, future
+
+    def _find_holders(self) -> dict[str, str]:
+        """Worker that has each task."""
+        try:
+            found = dict(self._client.processing())
+        except _CUT_OFF:
             self._check_scheduler()
-            where = batch[0].where
-            futures = self._client.map(
-                run_remote,
-                [run.blocks for run in batch],
-                [run.attempt for run in batch],
-                call=self._call,
-                # A new key each time: a key that Dask has blamed for a dead
-                # worker stays blamed.
-                key=[
-                    f"geoscale-{run.blocks[0]}-{run.attempt}-{uuid.uuid4().hex[:8]}"
-                    for run in batch
-                ],
-                workers=None if where is None else [where],
-                allow_other_workers=where is not None,
-                pure=False,
-                retries=0,
-            )
-            yield from zip(batch, futures, strict=True)
+            return {}
+        return {key: worker for worker, keys in found.items() for key in keys}
 
     def _fetch(
-        self, futures: list[Future], running: dict[Future, tuple[Run, float]]
-    ) -> list[tuple[Future, list[Ended]]]:
+        self, futures: list[Future], running: dict[Future, Sent]
+    ) -> list[tuple[Future, Reply]]:
         """Results of ended tasks, asked for at once: a round trip costs as a task."""
         good = {f.key: f for f in futures if f.status == "finished"}
 
-        async def gather() -> dict[str, list[Ended]]:
+        async def gather() -> dict[str, Reply]:
             data = await self._client.gather(good, errors="skip", asynchronous=True)
             return dict(data)
 
@@ -237,11 +319,11 @@ class DaskExecutor:
             self._check_scheduler()
             data = {}
         return [
-            (f, data[f.key] if f.key in data else self._explain(f, running[f][0]))
+            (f, data[f.key] if f.key in data else self._explain(f, running[f].run))
             for f in futures
         ]
 
-    def _explain(self, future: Future, run: Run) -> list[Ended]:
+    def _explain(self, future: Future, run: Run) -> Reply:
         """Say for every block of a task without result why there is none."""
         self._looked = float("-inf")  # the dead must not be given anything
         text, kind = "its worker went away", LOST
@@ -249,13 +331,16 @@ class DaskExecutor:
             error = future.exception()
             killed = type(error).__name__ == "KilledWorker"
             text, kind = describe(error), LOST if killed else classify(error)
+            if killed:
+                self.roster.note_death(str(error.last_worker.address))
         else:
             self._check_scheduler()
-        return [Ended(_failed(n, run.attempt, text, kind), 0.0) for n in run.blocks]
+        failed = [make_failure(n, run.attempt, text, kind) for n in run.blocks]
+        return Reply("", "", [Ended(outcome, 0.0) for outcome in failed])
 
     def _check_progress(self, moved: float) -> None:
         self._check_scheduler()
-        patience = find_patience(self._seconds, self._stall_s)
+        patience = find_patience(self._patience.lengths, self._stall_s)
         if time.monotonic() - moved > patience:
             raise self._stalled(patience)
 
@@ -301,88 +386,3 @@ def _drain(ended: queue.SimpleQueue[Future]) -> list[Future]:
             found.append(ended.get_nowait())
     except queue.Empty:
         return found
-
-
-def _failed(number: int, attempt: int, error: str, kind: str) -> Outcome:
-    return Outcome(
-        block=number,
-        ok=False,
-        digests={},
-        stats={},
-        error=error,
-        kind=kind,
-        attempt=attempt,
-    )
-
-
-class _Held:
-    """What a worker process keeps of one plan."""
-
-    def __init__(self, kernel: Kernel, in_flight: int) -> None:
-        self.kernel = kernel
-        # A worker may have more threads than blocks fit into its memory.
-        self.gate = threading.BoundedSemaphore(in_flight)
-
-
-_held: dict[tuple[str, str], _Held] = {}
-_lock = threading.Lock()
-
-
-def run_remote(blocks: Sequence[int], attempt: int, call: Call) -> list[Ended]:
-    """Run blocks one after the other in this worker process.
-
-    Parameters
-    ----------
-    blocks : sequence of int
-        Numbers in the plan.
-    attempt : int
-        Which try this is.
-    call : tuple
-        How the kernel is made, once for a process, and how many blocks may be
-        in flight.
-
-    Returns
-    -------
-    list of Ended
-        Of the first blocks; those that are missing were not begun, because the
-        task had grown old or the kernel could not be made. Never raises for a
-        failure of a block or of the kernel's making.
-    """
-    try:
-        held = _hold(call)
-    except Exception as error:
-        kind = classify(error)
-        kind = kind if kind == PROCESS else RUN
-        text = f"a worker could not get ready: {describe(error)}"
-        return [Ended(_failed(blocks[0], attempt, text, kind), 0.0)]
-    found: list[Ended] = []
-    began = time.monotonic()
-    for number in blocks:
-        if found and time.monotonic() - began > LATEST_S:
-            break
-        # One block at a time, so that tasks take turns.
-        with held.gate:
-            start = time.perf_counter()
-            outcome = _run_block(held.kernel, number, attempt)
-            found.append(Ended(outcome, time.perf_counter() - start))
-    return found
-
-
-def _hold(call: Call) -> _Held:
-    """Kernel of a plan, made at the first call."""
-    build, url, plan_hash, in_flight, extra = call
-    with _lock:
-        held = _held.get((url, plan_hash))
-        if held is None:
-            # One plan at a time: a second model would double the memory.
-            _held.clear()
-            held = _Held(build(url, plan_hash, *extra), in_flight)
-            _held[url, plan_hash] = held
-        return held
-
-
-def _run_block(kernel: Kernel, number: int, attempt: int) -> Outcome:
-    try:
-        return run_block(kernel, number, attempt)
-    except Exception as error:  # the other blocks of the run must not suffer
-        return _failed(number, attempt, describe(error), classify(error))

@@ -183,8 +183,10 @@ def _round(
     # Closing the stream on any way out stops what has not begun.
     with closing(cast("Any", stream)):
         for outcome in stream:
-            tally.note(outcome)
             journal.add(outcome)
+            if outcome.late:
+                continue  # its digests are valid too; its block was counted
+            tally.note(outcome)
             if outcome.ok:
                 stop.note(_seconds(outcome))
             else:

@@ -13,6 +13,7 @@ from geoscale.errors import (
     StoppedError,
     WeightsError,
 )
+from geoscale.words import redact
 
 TRANSIENT = "transient"
 """Try the block again, later, anywhere."""
@@ -107,7 +108,7 @@ def describe(error: BaseException) -> str:
     str
         Message, with the type where it is not ours.
     """
-    text = " ".join(str(error).split()) or "no message"
+    text = redact(" ".join(str(error).split())) or "no message"
     return (
         text if isinstance(error, GeoscaleError) else f"{type(error).__name__}: {text}"
     )

@@ -7,12 +7,12 @@ from geoscale.models.cache import (
     clear,
     device_lock,
     get_predictor,
-    handshake,
     loads,
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
 from geoscale.models.device import name_kind, pick_device
 from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
+from geoscale.models.versions import find_differences, handshake
 from geoscale.models.weights import resolve_weights
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "clear",
     "device_lock",
     "find_card",
+    "find_differences",
     "get_predictor",
     "handshake",
     "list_candidates",

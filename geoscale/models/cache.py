@@ -6,27 +6,15 @@ whose sha256 the plan recorded.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import sys
 import threading
 from collections import OrderedDict
 
-from geoscale import __version__
 from geoscale.card import ModelCard
 from geoscale.models.runtimes import AnyPredictor, ModelSettings, load_predictor
-from geoscale.types import Json
 
 # two plans may interleave in one process; more models would fill a GPU
 _KEEP = 2
-_PACKAGES = (
-    "dask", "distributed", "numpy", "odc-stac", "onnxruntime", "openvino", "pyproj",
-    "rasterio", "safetensors", "segmentation-models-pytorch", "stackstac", "torch",
-    "torchgeo", "torchvision", "xarray", "zarr",
-)  # fmt: skip
-
-
 _Key = tuple[int, str, str | None, ModelSettings]
 
 _cache: OrderedDict[_Key, AnyPredictor] = OrderedDict()
@@ -108,23 +96,3 @@ def device_lock(device: str) -> threading.Lock:
     name = "cuda:0" if device == "cuda" else device
     with _loading:
         return _device_locks.setdefault(name, threading.Lock())
-
-
-def handshake() -> Json:
-    """Versions that must agree between the driver and its workers.
-
-    Returns
-    -------
-    dict
-        Package → version, or None where it is not installed. GDAL is named only
-        where rasterio is loaded already.
-    """
-    versions: Json = {"geoscale": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    rasterio = sys.modules.get("rasterio")
-    versions["gdal"] = getattr(rasterio, "__gdal_version__", None)
-    return versions

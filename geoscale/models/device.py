@@ -6,7 +6,7 @@ import ctypes
 import logging
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from geoscale.errors import GeoscaleError, PlanError
 from geoscale.memory import allowed_cpus
@@ -106,6 +106,34 @@ def _may_have_gpu() -> bool:
     except OSError:
         return False
     return True
+
+
+class Gpus(NamedTuple):
+    """GPUs as torch sees them."""
+
+    cuda: str
+    """CUDA that torch was built for; empty: for none."""
+    names: list[str]
+    """Name and memory of each."""
+    has_driver: bool
+    """Whether a driver is installed."""
+
+
+def describe_gpus() -> Gpus:
+    """Name the GPUs that torch can use in this process.
+
+    Returns
+    -------
+    Gpus
+        Without names where there is none, or torch cannot use it.
+    """
+    import torch
+
+    cuda, count = torch.cuda, torch.cuda.device_count()
+    found = [cuda.get_device_properties(number) for number in range(count)]
+    names = [f"{one.name} ({one.total_memory / 1e9:.0f} GB)" for one in found]
+    version: Any = torch.version
+    return Gpus(str(version.cuda or ""), names, _may_have_gpu())
 
 
 def make_cuda_repeatable() -> None:

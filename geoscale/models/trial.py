@@ -18,7 +18,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import GeoscaleError, PlanError
-from geoscale.models.cache import get_predictor, handshake
+from geoscale.models.cache import get_predictor
 from geoscale.models.device import name_kind, name_machine
 from geoscale.models.held import Precision
 from geoscale.models.runtimes import (
@@ -28,6 +28,7 @@ from geoscale.models.runtimes import (
     list_candidates,
     pick_batch,
 )
+from geoscale.models.versions import handshake
 from geoscale.models.weights import cache_dir, resolve_weights
 from geoscale.patches import reflect_index
 from geoscale.storage import Folder

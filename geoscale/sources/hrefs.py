@@ -29,6 +29,10 @@ _VSI = {
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f<>|]")
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*):", re.I)
+_USER_INFO = (
+    "it carries user info, which would be stored; give credentials by environment "
+    "(GDAL_HTTP_USERPWD, or what the store's library reads)"
+)
 _SIGNATURE = re.compile(
     r"^(sig|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|token|expires|signature|"
     r"key-pair-id|policy|awsaccesskeyid|googleaccessid|access_token|api_?key|"
@@ -87,12 +91,21 @@ def resolve_href(href: str, base: str) -> str:
 def strip_signature(href: str) -> str:
     """Drop signature parameters from a URL's query; keep the others.
 
+    Raises
+    ------
+    SourceError
+        If the URL carries user info: what is planned is stored.
+
     Examples
     --------
     >>> strip_signature("https://x.org/a.tif?v=2&sig=abc&se=2025-01-01")
     'https://x.org/a.tif?v=2'
     """
-    if "?" not in href or "://" not in href:
+    if "://" not in href:
+        return href
+    if "@" in href.partition("://")[2].partition("/")[0]:
+        raise _refuse(href, _USER_INFO)
+    if "?" not in href:
         return href
     try:
         parts = urlsplit(href)
@@ -174,7 +187,7 @@ def _remote_path(href: str, kind: str, access: Access) -> str:
     except ValueError:
         raise _refuse(href, "it is not a URL") from None
     if "@" in parts.netloc:
-        raise _refuse(href, "it carries user info; give credentials by environment")
+        raise _refuse(href, _USER_INFO)
     if not host or "%" in host:
         raise _refuse(href, "its host is missing or encoded")
     if ".." in unquote(parts.path).split("/"):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
 import psutil
 import pytest
 
@@ -9,6 +15,7 @@ from geoscale.clusters import LocalProfile, connect, load_profile
 from geoscale.errors import JobError, StoppedError
 from tests.cli.conftest import ROOT
 
+TLS_FILES = "tls_ca_file: a\ntls_cert: b\ntls_key: c"
 SHIPPED = sorted((ROOT / "clusters").glob("*.yaml"))
 
 
@@ -38,6 +45,17 @@ def test_a_number_and_an_address_will_do():
         ("workers: 2", "`type` is missing"),
         ("type: slurm\nqueue: gpu", "come with a later version"),
         ("type: scheduler\naddress: 10.0.0.1:8786", "`address`"),
+        ("type: local\nhost: 0.0.0.0; rm", "`host`"),
+        ("type: local\ntls_folder: a", "`tls_folder` goes with TLS"),
+        (
+            "type: local\nhost: 0.0.0.0\ninsecure: true\ntls_folder: a",
+            "`insecure: true` has none",
+        ),
+        ("type: scheduler\naddress: tls://a:1\ntls_key: k", "`tls_ca_file` is missing"),
+        (
+            "type: scheduler\naddress: tcp://a:1\n" + TLS_FILES,
+            "an address of tls://",
+        ),
         ("- local", "is a list"),
         ("", "is empty"),
         ("type: [", "not plain YAML"),
@@ -106,3 +124,122 @@ def test_workers_that_are_still_starting_share_the_cpus_too():
         client.wait_for_workers(1)
         cluster.scale(3)
         assert count_processes(client) == 3
+
+
+def listening():
+    """Addresses on which this process and its children listen."""
+    me = psutil.Process()
+    return {
+        (c.laddr.ip, c.laddr.port)
+        for one in (me, *me.children(recursive=True))
+        for c in one.net_connections()
+        if c.status == "LISTEN"
+    }
+
+
+def speaks_plainly(port):
+    """Whether a port answers in Dask's plain protocol."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        plain.settimeout(1)
+        try:
+            return bool(plain.recv(1))  # Dask's plain TCP greets first
+        except TimeoutError:
+            return False
+
+
+def try_tls(port):
+    """Shake hands without a certificate of the cluster's; say what went wrong."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            context.wrap_socket(plain) as encrypted,
+        ):
+            assert encrypted.cipher() is not None
+            encrypted.settimeout(5)
+            return "let in" if encrypted.recv(1) else "closed"
+    except (ssl.SSLError, ConnectionError) as err:
+        return type(err).__name__
+
+
+def test_beyond_this_machine_a_cluster_speaks_tls_only(tmp_path):
+    pytest.importorskip("cryptography")
+    folder = tmp_path / "private"
+    fields = {"type": "local", "host": "0.0.0.0", "tls_folder": str(folder)}
+    with connect(fields, threads=1) as client:
+        info = client.scheduler_info()
+        addresses = [info["address"], *info["workers"]]
+        assert all(a.startswith("tls://") for a in addresses), addresses
+        ports = {port for ip, port in listening() if ip == "0.0.0.0"}
+        assert len(ports) >= 2, "scheduler and worker"
+        assert not any(speaks_plainly(port) for port in ports)
+        assert "let in" not in {try_tls(port) for port in ports}
+        modes = {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()}
+        assert modes == dict.fromkeys(("cert.pem", "key.pem", "scheduler.yaml"), 0o600)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        with connect(folder / "scheduler.yaml") as other:
+            assert other.submit(sum, (1, 2)).result() == 3
+        address = info["address"].replace("tls://", "tcp://")
+        stranger = {"type": "scheduler", "address": address, "timeout_s": 1}
+        with pytest.raises(StoppedError), connect(stranger):
+            pass
+    assert list(folder.iterdir()) == []
+
+
+def test_the_test_knows_a_cluster_without_tls():
+    with connect(1, threads=1) as client:
+        port = urlsplit(client.scheduler_info()["address"]).port
+        assert speaks_plainly(port)
+
+
+def test_without_cryptography_nobody_else_is_let_in(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    fields = {"type": "local", "host": "0.0.0.0"}
+    with pytest.raises(JobError, match=r"geoscale\[tls\]") as caught, connect(fields):
+        pass
+    assert "`insecure: true`" in str(caught.value)
+
+
+def test_insecure_is_said_in_one_line(caplog):
+    fields = {"type": "local", "host": "0.0.0.0", "insecure": True}
+    with connect(fields, threads=1) as client:
+        assert client.scheduler_info()["address"].startswith("tcp://")
+    (said,) = (r.getMessage() for r in caplog.records if "encrypted" in r.msg)
+    assert said.startswith("0.0.0.0 is not encrypted: whoever reaches it")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("tcp://192.0.2.1:8786", True),
+        ("tcp://127.0.0.1:1", False),
+        ("tcp://localhost:1", False),
+        ("tls://192.0.2.1:8786", False),
+    ],
+)
+def test_a_scheduler_elsewhere_without_tls_is_warned_of(address, warns, caplog):
+    profile = {"type": "scheduler", "address": address, "timeout_s": 0.2}
+    with pytest.raises((StoppedError, JobError)), connect(profile):
+        pass
+    said = [r.getMessage() for r in caplog.records if "encrypted" in r.msg]
+    assert len(said) == warns
+    assert all(f"{address} is not encrypted" in line for line in said)
+
+
+def test_tls_files_are_found_beside_the_profile_and_named_where_missing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "type: scheduler\naddress: tls://127.0.0.1:1\n"
+        "tls_ca_file: ca.pem\ntls_cert: cert.pem\ntls_key: ~/key.pem\n"
+    )
+    found = load_profile(path)
+    assert found.tls_ca_file == str(tmp_path / "ca.pem")
+    assert found.tls_key == str(Path.home() / "key.pem")
+    bare = {"type": "scheduler", "address": "tls://127.0.0.1:1"}
+    with pytest.raises(JobError, match="speaks TLS: give `tls_ca_file`"), connect(bare):
+        pass
+    lacks = rf"`tls_ca_file` {tmp_path}/ca\.pem cannot"
+    with pytest.raises(JobError, match=lacks), connect(path):
+        pass

@@ -133,13 +133,17 @@ def written(url: str) -> list[tuple[int, str]]:
 
 
 def toy_kernel(
-    plan: InferencePlan, url: str, delay: float = 0.0, source: Source | None = None
+    plan: InferencePlan,
+    url: str,
+    delay: float = 0.0,
+    source: Source | None = None,
+    predictor: FakePredictor | None = None,
 ) -> Kernel:
     return Kernel(
         plan=plan,
         source=source or toy_source(),
         prepare=Preprocessor.from_card(plan.card),
-        predictor=SlowPredictor(delay, Path(f"{url}.hurry")),
+        predictor=predictor or SlowPredictor(delay, Path(f"{url}.hurry")),
         task=Segmentation(plan.card, plan.output.layers),
         device_lock=threading.Lock(),
         sink=toy_sink(plan, url),
