@@ -31,6 +31,8 @@ PROOFS = {
     "S3, and a proxy that loses answers": "tests/infra/test_s3.py "
     "tests/infra/test_s3_jobs.py",
     "Files that are not there": "tests/sources/test_missing.py",
+    "The antimeridian, the poles, UTM zones": "tests/sources/test_antimeridian.py "
+    "tests/sources/test_utm.py tests/test_zones.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
     "Safeguards taken out": "tests/test_mutations.py",
 }
