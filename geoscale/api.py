@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -32,10 +33,12 @@ from geoscale.models import find_card
 from geoscale.options import Inference, Output
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun, mark_job
+from geoscale.sources.aoi import find_aoi
 from geoscale.sources.opening import open_source
-from geoscale.sources.settings import Grid, parse_grid
+from geoscale.sources.settings import UTM, Grid, parse_grid
 from geoscale.stacks import as_source, open_stack
 from geoscale.tune import settle, wait_for_plan
+from geoscale.zones import ZonePlans, plan_zones, refuse_zones, run_zones
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -146,14 +149,15 @@ def plan(
     card = load_model(model)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
-    made = plan_source(source, card, where, _inference(options), _output(output))
+    area = find_aoi(where, source.geobox)
+    made = plan_source(source, card, area, _inference(options), _output(output))
     made = dataclasses.replace(made, live=source)
     return settle(made, trust_code=trust_code) if measure else made
 
 
 def plan_job(
     job: Job | str | Path, *, measure: bool = True, trust_code: bool = False
-) -> InferencePlan:
+) -> InferencePlan | ZonePlans:
     """Plan what a job file asks for, or give the plan that its output holds already.
 
     Parameters
@@ -165,13 +169,17 @@ def plan_job(
 
     Returns
     -------
-    InferencePlan
-        As `plan` gives.
+    InferencePlan or ZonePlans
+        As `plan` gives; with ``crs: utm`` one for each zone.
     """
     job = job if isinstance(job, Job) else load_job(job)
     card = load_model(job.model)
-    mark = mark_job(job, card)
-    begun = find_begun(as_url(job.output.to), mark)
+    mark, url = mark_job(job, card), as_url(job.output.to)
+    if job.grid.crs == UTM:
+        plans = plan_zones(job, card, url, mark)
+        settle_one = partial(settle, trust_code=trust_code)
+        return plans.map(lambda _, plan: settle_one(plan)) if measure else plans
+    begun = find_begun(url, mark)
     if begun is not None:
         return begun
     source = open_source(
@@ -182,13 +190,14 @@ def plan_job(
     )
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
-    made = plan_source(source, card, job.grid, job.inference, output)
+    area = find_aoi(job.grid, source.geobox)
+    made = plan_source(source, card, area, job.inference, output)
     made = dataclasses.replace(made, live=source, job=mark)
     return settle(made, trust_code=trust_code) if measure else made
 
 
 def run(  # noqa: PLR0913  (one verb, all by name)
-    plan: InferencePlan,
+    plan: InferencePlan | ZonePlans,
     to: str | Path,
     *,
     client: Client | None = None,
@@ -202,8 +211,8 @@ def run(  # noqa: PLR0913  (one verb, all by name)
 
     Parameters
     ----------
-    plan : InferencePlan
-        What to run.
+    plan : InferencePlan or ZonePlans
+        What to run; zones one after the other, each in a folder of its name.
     to : str or path
         Local folder or fsspec URL; every worker must reach it.
     client : distributed.Client, optional
@@ -234,7 +243,17 @@ def run(  # noqa: PLR0913  (one verb, all by name)
         If no block could go on.
     """
     url = as_url(to)
-    plan = prepare(plan, url, client=client, shard=shard, trust_code=trust_code)
+    stop = stop or Stop()
+    if isinstance(plan, ZonePlans):
+        one = partial(
+            run, client=client, shard=shard, only_quarantined=only_quarantined,
+            trust_code=trust_code, progress=progress, stop=stop,
+        )  # fmt: skip
+        plan.validate(allowed_bytes=allowed_worker_bytes(client))
+        plan.check_parts(shard)
+        return run_zones(plan, url, one, stop)
+    refuse_zones(url)
+    plan = _prepare_one(plan, url, client, shard, trust_code)
     sink = make_sink(plan, url)
     journal = make_journal(plan, url, sink)
     if shard is not None and plan.output.store == "icechunk":
@@ -246,7 +265,6 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     journal.check(plan)
     check_room(plan, url)
     sink.create()
-    stop = stop or Stop()
     part = "driver" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
     with Lease(url, part, on_lost=stop.ask):
         ledger = journal.begin(plan)
@@ -292,18 +310,18 @@ def run_job(
 
 
 def prepare(
-    plan: InferencePlan,
+    plan: InferencePlan | ZonePlans,
     to: str | Path,
     *,
     client: Client | None = None,
     shard: tuple[int, int] | None = None,
     trust_code: bool = False,
-) -> InferencePlan:
+) -> InferencePlan | ZonePlans:
     """Settle what a plan leaves to measurement, where its blocks will run.
 
     Parameters
     ----------
-    plan : InferencePlan
+    plan : InferencePlan or ZonePlans
         Comes back as it is if nothing is open.
     to : str or path
         Output: what an earlier run of the job chose there holds.
@@ -316,7 +334,7 @@ def prepare(
 
     Returns
     -------
-    InferencePlan
+    InferencePlan or ZonePlans
         Ready to run.
 
     Raises
@@ -325,6 +343,23 @@ def prepare(
         If the first of several parts chooses nothing within some minutes.
     """
     url = as_url(to)
+    if isinstance(plan, ZonePlans):
+        plan.check_parts(shard)
+        return plan.map(
+            lambda name, one: _prepare_one(
+                one, f"{url}/{name}", client, shard, trust_code
+            )
+        )
+    return _prepare_one(plan, url, client, shard, trust_code)
+
+
+def _prepare_one(
+    plan: InferencePlan,
+    url: str,
+    client: Client | None,
+    shard: tuple[int, int] | None,
+    trust_code: bool,
+) -> InferencePlan:
     if shard is not None and shard[0] != 0 and plan.asked is not None:
         wait_for_plan(url)
     return settle(plan, url, client=client, trust_code=trust_code)

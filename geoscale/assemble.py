@@ -261,8 +261,6 @@ def _make_mask(plan: InferencePlan) -> Callable[[Window], Bool] | None:
     """Rasterise the area of interest window by window: pixel centres inside."""
     if plan.aoi is None:
         return None
-    import shapely.geometry
-
     from geoscale.sources.aoi import Area
 
-    return Area(shapely.geometry.shape(plan.aoi), plan.geobox).mask
+    return Area.from_json(plan.aoi, plan.geobox).mask

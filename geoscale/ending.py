@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,8 @@ class RunReport:
     """Failed attempts of this run."""
     missing_assets: int = 0
     """Assets that could not be had, whose pixels are nodata by the job's choice."""
+    zones: dict[str, RunReport] = field(default_factory=dict)
+    """Zone → its own report, where there are several; the rest is over all of them."""
 
     @property
     def exit_code(self) -> int:
@@ -91,6 +93,9 @@ class RunReport:
             f"{word}: {redact(self.output)}",
             f"  {made} of {self.blocks:,} blocks made by this run: {rate}",
         ]
+        lines += [
+            f"  {name}  {report.describe()}" for name, report in self.zones.items()
+        ]
         if self.missing > len(self.quarantined):
             left = self.missing - len(self.quarantined)
             lines.append(f"  {left:,} blocks left: run the same command again")
@@ -102,6 +107,15 @@ class RunReport:
                 "nodata: missing_assets in .geoscale/final.json"
             )
         return "\n".join([*lines, *self._troubles()])
+
+    def describe(self) -> str:
+        """Say in a few words how it ended."""
+        word = "complete" if self.complete else "NOT complete"
+        text = f"{word}, {self.computed:,} of {self.blocks:,} blocks made by this run"
+        left = self.missing - len(self.quarantined)
+        told = {"quarantined": len(self.quarantined), "left": left}
+        told["damaged"] = self.damaged
+        return ", ".join([text, *(f"{n:,} {word}" for word, n in told.items() if n)])
 
     def _troubles(self) -> Iterator[str]:
         """Yield the table of quarantined blocks, those of one cause together."""
@@ -182,6 +196,76 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+    )
+
+
+def merge_reports(url: str, reports: Mapping[str, RunReport]) -> RunReport:
+    """Report over several zones: the worst decides.
+
+    Parameters
+    ----------
+    url : str
+        Folder of the zones' outputs.
+    reports : mapping
+        Zone → report.
+
+    Returns
+    -------
+    RunReport
+        Complete only if every zone is; blocks are named ``zone/block``.
+    """
+    each = list(reports.values())
+    return RunReport(
+        output=url,
+        complete=all(report.complete for report in each),
+        blocks=sum(report.blocks for report in each),
+        computed=sum(report.computed for report in each),
+        quarantined={
+            f"{zone}/{block}": trouble
+            for zone, report in reports.items()
+            for block, trouble in report.quarantined.items()
+        },
+        missing=sum(report.missing for report in each),
+        damaged=sum(report.damaged for report in each),
+        pixels=sum(report.pixels for report in each),
+        seconds=sum(report.seconds for report in each),
+        stopped=next((report.stopped for report in each if report.stopped), ""),
+        failures=sum(report.failures for report in each),
+        missing_assets=sum(report.missing_assets for report in each),
+        zones=dict(reports),
+    )
+
+
+def report_unbegun(plan: InferencePlan, url: str, stopped: str) -> RunReport:
+    """Report an output of which this run made nothing, since it was to stop.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What was to be run.
+    url : str
+        The output.
+    stopped : str
+        Why nothing was begun.
+
+    Returns
+    -------
+    RunReport
+        What is left to do.
+    """
+    journal = Journal(url)
+    done = journal.read().done
+    return RunReport(
+        output=url,
+        complete=journal.final() is not None,
+        blocks=len(plan.numbers()),
+        computed=0,
+        quarantined={},
+        missing=sum(int(n) not in done for n in plan.numbers()),
+        damaged=0,
+        pixels=0,
+        seconds=0.0,
+        stopped=stopped,
     )
 
 

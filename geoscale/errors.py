@@ -9,6 +9,7 @@ The tree is grouped by what the caller would do next::
     │   ├── SourceError                items, assets, hrefs, searches
     │   ├── CardError                  bands, patch or classes do not fit
     │   ├── MemoryPlanError            projected > allowed
+    │   ├── EmptyPlanError             no imagery in the area
     │   └── OutputError                the output exists, differs or has no room
     ├── WeightsError                   missing, wrong hash, wrong keys, unsafe
     ├── ReadError                      a source window could not be read
@@ -55,6 +56,10 @@ class CardError(PlanError):
 
 class MemoryPlanError(PlanError):
     """A block is projected to need more memory than is allowed."""
+
+
+class EmptyPlanError(PlanError):
+    """No block of the plan has imagery."""
 
 
 class OutputError(PlanError):

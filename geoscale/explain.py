@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.sums import count_pixels
 from geoscale.types import Json
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def describe_plan(
         ("writes", _writes(plan)),
     ]
     if mpx_per_s:
-        lines.append(("time", _time(plan, mpx_per_s, cost_per_hour)))
+        pixels = count_pixels(plan.runs(), plan.grid)
+        lines.append(("time", describe_time(pixels, mpx_per_s, cost_per_hour)))
     lines += [("tuning", text) for text in describe_tuning(plan)]
     lines += [("note", note) for note in plan.notes]
     body = "\n".join(f"  {name:<8} {text}" for name, text in lines)
@@ -182,8 +184,8 @@ def count_planes(plan: InferencePlan) -> int:
     return sum(scores if name == "scores" else 1 for name in plan.output.layers)
 
 
-def _time(plan: InferencePlan, mpx_per_s: float, cost: float | None) -> str:
-    pixels = sum(plan.grid.core(int(n)).size for n in plan.numbers())
+def describe_time(pixels: int, mpx_per_s: float, cost: float | None) -> str:
+    """Say how long so many pixels take, and at a price per hour what they cost."""
     hours = pixels / 1e6 / mpx_per_s / 3600
     text = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
     text += f" at {mpx_per_s:g} Mpx/s"

@@ -104,7 +104,8 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
         for name, value in job.imagery.model_dump(exclude_unset=True).items()
         if name in ("items", "zarr", "files")
     }
-    grid = {"aoi": _absolute(job.grid.aoi, base)} if job.grid.aoi else {}
+    aoi = job.grid.aoi  # GeoJSON in the job itself holds words, no paths
+    grid = {"aoi": _absolute(aoi, base)} if isinstance(aoi, str) else {}
     model = job.model
     if isinstance(model, str) and model.lower().endswith((".yaml", ".yml", ".json")):
         model = _absolute(model, base)

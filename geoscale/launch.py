@@ -18,8 +18,7 @@ from geoscale.models import find_differences, handshake, name_kind, resolve_weig
 from geoscale.options import Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
-from geoscale.sources.aoi import find_aoi
-from geoscale.sources.settings import Grid
+from geoscale.sources.aoi import Area as Polygon
 from geoscale.storage import Folder
 from geoscale.types import Executor, Json, Source
 from geoscale.words import redact
@@ -34,7 +33,11 @@ COMPRESSION = 4.0
 
 
 def plan_source(
-    source: Source, card: ModelCard, grid: Grid, inference: Inference, output: Output
+    source: Source,
+    card: ModelCard,
+    area: Polygon | None,
+    inference: Inference,
+    output: Output,
 ) -> InferencePlan:
     """Plan over a source that gives the card's bands in the card's units.
 
@@ -44,8 +47,8 @@ def plan_source(
         Imagery.
     card : ModelCard
         The model.
-    grid : Grid
-        Asked for its area of interest only.
+    area : Area or None
+        Area of interest, on the source's grid.
     inference : Inference
         What the user chose.
     output : Output
@@ -57,13 +60,9 @@ def plan_source(
         Checked; no pixel was read.
     """
     _, sha256 = resolve_weights(card)
-    found = find_aoi(grid, source.geobox)
-    area = None
-    if found is not None:
-        import shapely.geometry
-
-        geometry = shapely.geometry.mapping(found.polygon)
-        area = Area(geometry=_plain(geometry), touches=found.touches)
+    asked = None
+    if area is not None:
+        asked = Area(geometry=area.to_json(), touches=area.touches)
     return make_plan(
         source,
         card,
@@ -71,7 +70,7 @@ def plan_source(
         code_sha256=hash_card_code(card),
         inference=inference,
         output=output,
-        area=area,
+        area=asked,
     )
 
 
@@ -263,10 +262,3 @@ def describe_run(plan: InferencePlan, client: Client | None) -> Json:
         "workers": workers,
         "versions": handshake(),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Give lists instead of tuples, as JSON will."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

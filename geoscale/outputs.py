@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoscale.api import as_url, run
 from geoscale.assemble import make_sink
+from geoscale.ending import RunReport, merge_reports
 from geoscale.engine.journal import Journal
 from geoscale.engine.verify import Damage, Verification, verify_blocks
 from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
 from geoscale.sinks.cog import export_cog
-from geoscale.sinks.stac import export_stac
+from geoscale.sinks.stac import export_catalog, export_stac
 from geoscale.sources.opening import list_sources
 from geoscale.types import Json
 from geoscale.words import redact
+from geoscale.zones import read_zones
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from geoscale.ending import RunReport
 
 
 def status(output: str | Path) -> Json:
@@ -30,19 +31,24 @@ def status(output: str | Path) -> Json:
     Parameters
     ----------
     output : str or path
-        The output.
+        The output, or the folder of several UTM zones'.
 
     Returns
     -------
     dict
-        Blocks in all, done, failed, and whether the output is complete.
+        Blocks in all, done, failed, and whether the output is complete; of several
+        UTM zones over all, and each in ``zones``.
 
     Raises
     ------
     OutputError
         If nothing was begun there.
     """
-    journal, stored = _stored(output)
+    url = as_url(output)
+    told = read_zones(url)
+    if told is not None:
+        return _status_of_zones(url, told)
+    journal, stored = _stored(url)
     ledger = journal.read()
     total = len(stored.numbers())
     return {
@@ -64,15 +70,16 @@ def verify(output: str | Path) -> Verification:
     Parameters
     ----------
     output : str or path
-        The output.
+        The output, or the folder of several UTM zones'.
 
     Returns
     -------
     Verification
         ``is_sound``, and the damaged and missing blocks.
     """
-    journal, stored = _stored(output)
-    return _verify(journal, stored)
+    url = as_url(output)
+    told = read_zones(url)
+    return _verify(*_stored(url)) if told is None else _verify_zones(url, told)
 
 
 def repair(
@@ -83,7 +90,7 @@ def repair(
     Parameters
     ----------
     output : str or path
-        The output.
+        The output, or the folder of several UTM zones'.
     client : distributed.Client, optional
         Cluster to run on.
     trust_code : bool
@@ -94,7 +101,17 @@ def repair(
     RunReport
         As `run` gives.
     """
-    journal, stored = _stored(output)
+    url = as_url(output)
+    told = read_zones(url)
+    if told is not None:
+        return merge_reports(
+            url,
+            {
+                name: repair(place, client=client, trust_code=trust_code)
+                for name, place in _begun_zones(url, told).items()
+            },
+        )
+    journal, stored = _stored(url)
     sink, found = make_sink(stored, journal.url), _verify(journal, stored)
     journal.begin(stored)
     # What is damaged is deleted; the run makes blocks, metadata and overviews anew.
@@ -113,7 +130,7 @@ def export(
     Parameters
     ----------
     output : str or path
-        A complete output.
+        A complete output, or the folder of several UTM zones'.
     to : str or path
         Local folder.
     layers : sequence of str
@@ -122,14 +139,96 @@ def export(
     Returns
     -------
     list of Path
-        The COGs, one per layer and time step, then the STAC catalogue.
+        The COGs, one per layer and time step, then the STAC catalogue; of several UTM
+        zones in a folder for each, then a catalogue of all.
 
     Raises
     ------
     OutputError
         If the output is not complete and verified.
     """
-    journal, stored = _stored(output)
+    url = as_url(output)
+    told = read_zones(url)
+    if told is not None:
+        return _export_zones(url, told, Path(to), layers)
+    journal, stored = _stored(url)
+    final = _final(journal, stored)
+    cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
+    # A mapping of URLs to ids would carry signatures; ids say enough.
+    facts = {**final, "sources": list_sources(stored)}
+    catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
+    return [*(path for paths in cogs.values() for path in paths), catalogue]
+
+
+def _status_of_zones(url: str, told: Json) -> Json:
+    zones = {}
+    for name, facts in told["zones"].items():
+        if Journal(f"{url}/{name}").load_plan() is None:
+            blocks = facts["blocks"]
+            zones[name] = {"blocks": blocks, "done": 0, "left": blocks, "failed": {}}
+            zones[name] |= {"complete": False, "runs": 0}
+        else:
+            zones[name] = status(f"{url}/{name}")
+    each = list(zones.values())
+    return {
+        "output": url,
+        "model": next((one["model"] for one in each if "model" in one), None),
+        **{key: sum(one[key] for one in each) for key in ("blocks", "done", "left")},
+        "failed": {
+            f"{zone}/{block}": why
+            for zone, one in zones.items()
+            for block, why in one["failed"].items()
+        },
+        "complete": all(one["complete"] for one in each),
+        "runs": max(one["runs"] for one in each),
+        "zones": zones,
+        "empty": told["empty"],
+    }
+
+
+def _verify_zones(url: str, told: Json) -> Verification:
+    found = Verification()
+    for name, facts in told["zones"].items():
+        if Journal(f"{url}/{name}").load_plan() is None:
+            one = Verification(missing=list(range(facts["blocks"])))
+        else:
+            one = verify(f"{url}/{name}")
+        found.zones[name] = one
+        found.checked += one.checked
+        found.damaged += [replace(d, key=f"{name}/{d.key}") for d in one.damaged]
+        found.missing += one.missing
+    return found
+
+
+def _begun_zones(url: str, told: Json) -> dict[str, str]:
+    """Give the outputs of all zones, by name.
+
+    Raises
+    ------
+    OutputError
+        If one was not begun.
+    """
+    places = {name: f"{url}/{name}" for name in told["zones"]}
+    for place in places.values():
+        if Journal(place).load_plan() is None:
+            raise OutputError(f"{redact(place)} was not begun: run its job first")
+    return places
+
+
+def _export_zones(url: str, told: Json, to: Path, layers: Sequence[str]) -> list[Path]:
+    places = _begun_zones(url, told)
+    for place in places.values():
+        _final(*_stored(place))  # all or nothing: before the first file is written
+    paths, parts = [], []
+    for name, place in places.items():
+        found = export(place, to / name, layers=layers)
+        paths += found
+        parts.append(found[-1])
+    name = Path(url).name.removesuffix(".zarr")
+    return [*paths, export_catalog(to, parts, name)]
+
+
+def _final(journal: Journal, stored: InferencePlan) -> Json:
     final = journal.final()
     if final is None:
         left = len(stored.numbers()) - len(journal.read().done)
@@ -137,11 +236,7 @@ def export(
             f"{redact(journal.url)} is not complete ({left} blocks left): run its job "
             "to the end first"
         )
-    cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
-    # A mapping of URLs to ids would carry signatures; ids say enough.
-    facts = {**final, "sources": list_sources(stored)}
-    catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
-    return [*(path for paths in cogs.values() for path in paths), catalogue]
+    return final
 
 
 def _verify(journal: Journal, stored: InferencePlan) -> Verification:

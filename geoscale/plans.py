@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
 from geoscale.chunks import BlockGrid
-from geoscale.errors import MemoryPlanError, PlanError
+from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
 from geoscale.memory import (
     COMPOSITE_BYTES,
     SHARED_BYTES,
@@ -274,7 +274,7 @@ class InferencePlan:
             )
         if not len(self.numbers()):
             outside = int((self.states == OUTSIDE).sum())
-            raise PlanError(
+            raise EmptyPlanError(
                 f"none of {len(self.grid)} blocks has imagery inside the area of "
                 f"interest ({outside} lie outside it, the others have no item); check "
                 "the grid's bounds, the AOI and the items' footprints"

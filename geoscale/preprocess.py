@@ -160,6 +160,7 @@ class Preprocessor:
         can_be_nan = data.dtype.kind not in "ui"
 
         def work(part: slice) -> None:
+            """Make some rows."""
             for y in range(part.start, part.stop, rows):
                 strip = slice(y, min(y + rows, part.stop))
                 with np.errstate(over="ignore", invalid="ignore"):

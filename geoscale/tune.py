@@ -205,11 +205,9 @@ def _replan(plan: InferencePlan, source: Source, inference: Inference) -> Infere
     """Plan the same job with another choice."""
     area = None
     if plan.aoi is not None:
-        import shapely.geometry
-
         from geoscale.sources.aoi import Area as Polygon
 
-        polygon = Polygon(shapely.geometry.shape(plan.aoi), plan.geobox)
+        polygon = Polygon.from_json(plan.aoi, plan.geobox)
         area = Area(geometry=plan.aoi, touches=polygon.touches)
     return make_plan(
         source,

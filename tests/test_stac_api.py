@@ -12,6 +12,7 @@ import pytest
 
 import geoscale as gs
 from geoscale.errors import SourceError
+from geoscale.sources.opening import find_items
 
 
 class StacServer(ThreadingHTTPServer):
@@ -22,6 +23,7 @@ class StacServer(ThreadingHTTPServer):
     def __init__(self, folder):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.items, self.pages, self.ranges = folder, [], 0, 0
+        self.boxes = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -64,6 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             and i["properties"]["datetime"].startswith(wanted)
         ]
         start = int(asked.get("token", 0))
+        self.server.boxes.append(asked.get("bbox"))
         self.server.pages += 1
         page = {"type": "FeatureCollection", "features": found[start : start + 1]}
         if start + 1 < len(found):
@@ -167,6 +170,19 @@ def test_a_search_with_pages_gives_the_map_of_the_files(server, demo, tmp_path):
     assert gs.run(gs.plan(local, card, **options), tmp_path / "b.zarr").complete
     a, b = (gs.open_output(str(tmp_path / f"{n}.zarr")) for n in "ab")
     np.testing.assert_array_equal(a.classes.values, b.classes.values)
+
+
+def test_a_search_across_the_antimeridian_asks_on_both_sides(server):
+    found = find_items(job(server, bbox=[170, 40, -170, 50]))
+    assert [i.id for i in found] == sorted(i["id"] for i in server.items), "each once"
+    boxes = {tuple(box) for box in server.boxes}
+    assert boxes == {(170, 40, 180, 50), (-180, 40, -170, 50)}
+    area = {"type": "Polygon", "coordinates":
+            [[[178, 1], [181, 1], [181, 2], [178, 2], [178, 1]]]}  # fmt: skip
+    server.boxes.clear()
+    find_items(job(server, bbox=None), {"crs": "utm", "aoi": area})
+    boxes = {tuple(box) for box in server.boxes}
+    assert boxes == {(178, 1, 180, 2), (-180, 1, -179, 2)}
 
 
 def test_an_empty_search_says_what_there_is(server):

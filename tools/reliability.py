@@ -35,6 +35,8 @@ PROOFS = {
     "Items, jobs, cards and plans of strangers": "tests/test_fuzz.py",
     "Clocks that are wrong": "tests/test_clocks.py",
     "A link that is cut": "tests/infra/test_links.py",
+    "The antimeridian, the poles, UTM zones": "tests/sources/test_antimeridian.py "
+    "tests/sources/test_utm.py tests/test_zones.py",
     "A million blocks, 450,000 items": "tests/test_million.py",
     "Workers that cannot load, hang or crash": "tests/test_workers.py",
     "Secrets put in and looked for": "tests/cli/test_secrets.py",

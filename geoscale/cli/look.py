@@ -38,18 +38,28 @@ def verify(output: OutArg, as_json: AsJson = False) -> None:
     damaged = [
         {"block": d.block, "key": d.key, "reason": d.reason} for d in found.damaged
     ]
+    zones = {
+        name: {
+            "sound": one.is_sound,
+            "checked": one.checked,
+            "damaged": len(one.damaged),
+            "missing": one.missing,
+        }
+        for name, one in found.zones.items()
+    }
     if as_json:
-        say_json(
-            {
-                "sound": found.is_sound,
-                "checked": found.checked,
-                "damaged": damaged,
-                "missing": found.missing,
-            }
-        )
+        told = {
+            "sound": found.is_sound,
+            "checked": found.checked,
+            "damaged": damaged,
+            "missing": found.missing,
+        }
+        say_json({**told, "zones": zones} if zones else told)
     else:
         word = style("sound", fg="green") if found.is_sound else "NOT sound"
         say(f"{word}: {found.checked:,} stored objects compared")
+        for name, one in zones.items():
+            say(f"  {name}  {'sound' if one['sound'] else 'NOT sound'}")
         for damage in damaged[:20]:
             say(f"  {damage['reason']}: {damage['key']}")
         if len(damaged) > 20:
@@ -130,15 +140,29 @@ def _describe_finding(one: Finding) -> list[str]:
 def _describe_status(found: dict[str, Any]) -> list[str]:
     word = "complete and verified" if found["complete"] else "NOT complete"
     times = "once" if found["runs"] == 1 else f"{found['runs']} times"
-    lines = [
-        f"{word}: {found['output']}",
-        f"  model   {found['model']}",
-        f"  plan    {found['plan_hash'][:12]}",
-        f"  blocks  {found['done']:,} of {found['blocks']:,} done; run {times}",
-    ]
+    done = f"{found['done']:,} of {found['blocks']:,} done"
+    lines = [f"{word}: {found['output']}", f"  model   {found['model']}"]
+    if "zones" in found:
+        lines += [f"  blocks  {done}", *_describe_zones(found)]
+    else:
+        lines += [
+            f"  plan    {found['plan_hash'][:12]}",
+            f"  blocks  {done}; run {times}",
+        ]
     lines += [
         f"  failed  {name}: {why['error']}" for name, why in found["failed"].items()
     ]
     if not found["complete"]:
         lines.append("go on with the same `geoscale run`")
+    return lines
+
+
+def _describe_zones(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, one in found["zones"].items():
+        word = "complete" if one["complete"] else "NOT complete"
+        done = f"{one['done']:,} of {one['blocks']:,} done"
+        lines.append(f"  {name}  {word}, {done}")
+    if found["empty"]:
+        lines.append(f"  without imagery, not mapped: {', '.join(found['empty'])}")
     return lines

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from geoscale.clusters import Profile
     from geoscale.ending import RunReport
     from geoscale.plans import InferencePlan
+    from geoscale.zones import ZonePlans
+
+    Plans = InferencePlan | ZonePlans
 
 JobFile = Annotated[Path, typer.Argument(help="Job file, YAML.", metavar="JOB")]
 OutArg = Annotated[str, typer.Argument(help="Output of a run.", metavar="OUT")]
@@ -215,21 +218,19 @@ def export(
 
 
 def _settle(
-    made: InferencePlan,
+    made: Plans,
     output: str,
     client: Client | None,
     part: tuple[int, int] | None,
     trust_code: bool,
-) -> InferencePlan:
+) -> Plans:
     from geoscale import api
 
     say("measuring what the job leaves to `auto` …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 
-def _plan(
-    job: Path, *, measure: bool, trust_code: bool = False
-) -> tuple[InferencePlan, str]:
+def _plan(job: Path, *, measure: bool, trust_code: bool = False) -> tuple[Plans, str]:
     from geoscale import api
     from geoscale.errors import OutputError
 
@@ -240,8 +241,15 @@ def _plan(
     return api.plan_job(loaded, measure=measure, trust_code=trust_code), output
 
 
-def _plan_data(made: InferencePlan, output: str) -> dict[str, Any]:
-    """Gather what a program may want to know of a plan."""
+def _plan_data(made: Plans, output: str) -> dict[str, Any]:
+    """Gather what a program may want to know of a plan, or of those of all zones."""
+    from geoscale.zones import ZonePlans
+
+    if isinstance(made, ZonePlans):
+        zones = {name: _plan_data(made[name], f"{output}/{name}") for name in made}
+        blocks = sum(one["blocks"] for one in zones.values())
+        told = {"hash": made.hash, "output": output, "blocks": blocks}
+        return {**told, "zones": zones, "empty": list(made.empty)}
     data = made.to_dict()
     return {
         "hash": made.hash,

@@ -34,6 +34,9 @@ class Verification:
     """Objects that differ."""
     missing: list[int] = field(default_factory=list)
     """Blocks without a record."""
+    zones: dict[str, Verification] = field(default_factory=dict)
+    """Zone → what was found there, where there are several; the rest is over all, its
+    numbers of blocks count within their zones."""
 
     @property
     def is_sound(self) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from geoscale.api import as_url
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
@@ -36,47 +35,44 @@ SHOWN = 200
 """Most source items and failures that the page lists."""
 
 
-def write_report(
-    output: str | Path, to: str | Path | None = None, *, notes: Sequence[str] = ()
-) -> Path:
-    """Write one self-contained HTML page that shows an output.
+def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
+    """Write one self-contained HTML page that shows a map on one grid.
 
     Parameters
     ----------
-    output : str or path
-        An output, finished or not.
-    to : str or path, optional
-        The page; default ``<output>.html`` beside a local output, else in the
-        working folder.
+    url : str
+        The output, finished or not.
+    page : Path
+        The page.
     notes : sequence of str
         What a reader must know; shown below the pictures.
 
     Returns
     -------
-    Path
-        The page.
+    dict
+        What the page shows.
 
     Raises
     ------
     OutputError
-        If there is no output, or the page is a folder.
+        If there is no output.
     """
-    url = as_url(output)
-    page = _choose_page(url, to)
-    facts = _redacted(gather_facts(url)) | {"notes": [redact(n) for n in notes]}
+    facts = redact_all(gather_facts(url)) | {"notes": [redact(n) for n in notes]}
     facts |= {"pictures": paint(url)}
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")
-    return page
+    return dict(facts)
 
 
-def render(facts: Mapping[str, Any]) -> str:
+def render(facts: Mapping[str, Any], template: str = "page.html.j2") -> str:
     """Set the page.
 
     Parameters
     ----------
     facts : mapping
         As `gather_facts` gives, with ``pictures`` and ``notes``.
+    template : str
+        Name of a file beside this one.
 
     Returns
     -------
@@ -85,14 +81,15 @@ def render(facts: Mapping[str, Any]) -> str:
     """
     import jinja2
 
-    text = (files("geoscale.report") / "page.html.j2").read_text(encoding="utf-8")
+    room = files("geoscale.report")
     house = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (room / name).read_text("utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return house.from_string(text).render(facts)
+    return house.get_template(template).render(facts)
 
 
 def gather_facts(url: str) -> Json:
@@ -200,18 +197,6 @@ def _paint_detail(
     }
 
 
-def _choose_page(url: str, to: str | Path | None) -> Path:
-    if to is None:
-        name = url.rpartition("/")[2].removesuffix(".zarr") + ".html"
-        folder = Folder(url)
-        parent = Path(folder.path).parent if folder.is_local else Path.cwd()
-        return parent / name
-    page = Path(to).expanduser()
-    if page.is_dir():
-        raise OutputError(f"{page} is a folder; name the page, such as {page}/map.html")
-    return page.resolve()
-
-
 def _class_layer(template: OutputTemplate) -> Layer | None:
     return next((one for one in template.layers if is_categorical(one)), None)
 
@@ -230,6 +215,7 @@ def _legend(levels: list[Level], template: OutputTemplate, time: int) -> Any:
             "value": one.value,
             "color": f"#{color}",
             "area": format_area(areas.m2.get(one.value, 0.0)),
+            "m2": areas.m2.get(one.value, 0.0),
             "percent": areas.percent(one.value),
             "factor": areas.factor,
         }
@@ -316,11 +302,12 @@ def format_area(m2: float) -> str:
     return f"{m2 / 1e6:,.1f} km²" if m2 < 1e9 else f"{m2 / 1e6:,.0f} km²"
 
 
-def _redacted(value: Any) -> Any:
+def redact_all(value: Any) -> Any:
+    """Take credentials out of every text in nested data."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {key: _redacted(one) for key, one in value.items()}
+        return {key: redact_all(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(one) for one in value]
+        return [redact_all(one) for one in value]
     return value

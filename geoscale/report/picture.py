@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PICTURE_PX = 1_300_000
 """Most pixels of a picture."""
+LONGEST_PX = 8192
+"""Longest side of a picture."""
 READ_PX = 60_000_000
 """Most pixels of imagery that are read for a picture."""
 _STEP = 1024
@@ -124,6 +126,9 @@ def as_data_url(painted: Bytes, *, photo: bool) -> str:
     """
     from PIL import Image, features
 
+    # a map along a parallel may be longer than any format or screen
+    step = -(-max(painted.shape[:2]) // LONGEST_PX)
+    painted = np.ascontiguousarray(painted[::step, ::step])
     image, buffer = Image.fromarray(painted, "RGBA"), io.BytesIO()
     kind = "webp" if photo and features.check("webp") else "png"
     if kind == "webp":

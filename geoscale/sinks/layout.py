@@ -209,8 +209,11 @@ def open_output(url: str, *, group: str | None = None, raw: bool = False) -> xr.
     how["mask_and_scale"] = not raw
     if store is not url:
         how["consolidated"] = False  # a snapshot has its own table of contents
-    elif not Folder(url).exists(ROOT):
-        raise OutputError(f"output {redact(url)} is not there; run the job first")
+    else:
+        root = parse_json(Folder(url).get(ROOT))
+        if root is None:
+            raise OutputError(f"output {redact(url)} is not there; run the job first")
+        _refuse_zones(root, url)
     found: xr.Dataset = xr.open_zarr(store, group=group, **how)
     return found
 
@@ -243,6 +246,8 @@ def load_template(url: str) -> OutputTemplate:
     if has_repository(url):
         objects = Snapshot(open_snapshot(url), url)
     root = parse_json(objects.get(ROOT))
+    if root is not None:
+        _refuse_zones(root, url)
     found = template_dict(root) if root is not None else None
     if found is None:
         raise OutputError(
@@ -250,6 +255,16 @@ def load_template(url: str) -> OutputTemplate:
             "check the path"
         )
     return OutputTemplate.from_dict(found)
+
+
+def _refuse_zones(root: Json, url: str) -> None:
+    ours = root.get("attributes", {}).get("geoscale", {})
+    zones = list(ours.get("zones", ())) if isinstance(ours, dict) else []
+    if zones:
+        raise OutputError(
+            f"output {redact(url)} holds one map for each UTM zone: "
+            f"{', '.join(zones)}; open one of them, such as {redact(url)}/{zones[0]}"
+        )
 
 
 def template_dict(root: Json) -> Json | None:

@@ -121,6 +121,46 @@ def export_stac(
     return _save(catalog, out)
 
 
+def export_catalog(out_dir: str | Path, parts: Sequence[Path], name: str) -> Path:
+    """Put a catalogue above several: one map, cut into UTM zones.
+
+    Parameters
+    ----------
+    out_dir : str or Path
+        Local folder of ``catalog.json``; those of the parts lie in folders below.
+    parts : sequence of Path
+        Catalogues that `export_stac` wrote.
+    name : str
+        Id and title.
+
+    Returns
+    -------
+    Path
+        The catalogue.
+
+    Raises
+    ------
+    StoppedError
+        If there is no room or no right to write.
+    """
+    import pystac
+
+    out = Path(out_dir).resolve()
+    catalog = pystac.Catalog(
+        id=slug(name),
+        description="Map made by geoscale, one catalogue for each UTM zone",
+        title=name,
+        catalog_type=pystac.CatalogType.SELF_CONTAINED,
+    )
+    for part in parts:
+        title = part.parent.name
+        link = pystac.Link("child", _relative(part, out), pystac.MediaType.JSON, title)
+        catalog.add_link(link)
+    data = catalog.to_dict(include_self_link=False)
+    Folder(str(out)).put("catalog.json", json.dumps(data, indent=2).encode())
+    return out / "catalog.json"
+
+
 def describe_classes(template: OutputTemplate, fill: float) -> list[Json]:
     """Classes in the words of the classification extension, nodata included.
 

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoscale.errors import SourceError
+from geoscale.sources.antimeridian import (
+    is_geographic,
+    keep_polygons,
+    repeat,
+    to_lonlat,
+    wrap,
+)
 from geoscale.sources.fields import normalise_crs
 from geoscale.sources.settings import Grid
-from geoscale.types import Bool, Ints
+from geoscale.sources.utm import Zone
+from geoscale.types import Bool, Ints, Json
 from geoscale.windows import Window
 from geoscale.words import redact, shorten
 
@@ -26,6 +34,9 @@ LARGEST_BYTES = 2**28
 """Size of an area beyond which it is something else."""
 
 _EPSG = re.compile(r"EPSG:{1,2}(\d+)$")
+_ZONE = "geoscale:zone"
+_STEP_DEG = 0.05
+"""Of a parallel this long, the middle leaves the chord by less than a metre."""
 _ENVELOPE = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
 
 
@@ -38,16 +49,36 @@ class Area:
         Polygon or multipolygon in the grid's CRS.
     geobox : GeoBox
         The grid.
+    zone : Zone, optional
+        UTM zone outside of which nothing belongs to the area.
     """
 
-    def __init__(self, polygon: Any, geobox: GeoBox) -> None:
+    def __init__(self, polygon: Any, geobox: GeoBox, zone: Zone | None = None) -> None:
         import shapely
         from shapely import affinity
 
         self.polygon = polygon
+        self.zone = zone
+        self._geobox = geobox
         a, b, c, d, e, f = tuple(~geobox.affine)[:6]
         self._pixels = affinity.affine_transform(polygon, [a, b, d, e, c, f])
         shapely.prepare(self._pixels)
+
+    @classmethod
+    def from_json(cls, value: Json, geobox: GeoBox) -> Area:
+        """Rebuild an area on the same grid from what `to_json` gave."""
+        import shapely.geometry
+
+        zone = Zone.parse(value.get(_ZONE, ""))
+        return cls(shapely.geometry.shape(value), geobox, zone)
+
+    def to_json(self) -> Json:
+        """Give a GeoJSON geometry in the grid's CRS; a zone is a member of its own."""
+        import shapely.geometry
+
+        # lists instead of tuples, as JSON will give them
+        found: Json = json.loads(json.dumps(shapely.geometry.mapping(self.polygon)))
+        return found if self.zone is None else {**found, _ZONE: self.zone.name}
 
     def touches(self, ys: Ints, xs: Ints) -> Bool:
         """Tell which cells of a lattice hold any part of the area.
@@ -82,6 +113,8 @@ class Area:
             transform=Affine.translation(window.x0, window.y0),
             invert=True,
         )
+        if self.zone is not None:
+            inside &= self.zone.mask(self._geobox, window)
         return inside
 
 
@@ -103,7 +136,12 @@ def find_aoi(grid: Grid, geobox: GeoBox) -> Area | None:
     if grid.aoi is None:
         return None
     polygon, crs = load_aoi(grid)
-    return Area(project(polygon, crs, str(geobox.crs)), geobox)
+    target = normalise_crs(str(geobox.crs)) or str(geobox.crs)
+    found = project(polygon, crs, target)
+    box = geobox.boundingbox
+    if is_geographic(target) and (box.left < -180 or box.right > 180):
+        found = repeat(found)  # the grid goes on where the area is cut
+    return Area(found, geobox)
 
 
 def load_aoi(grid: Grid) -> tuple[Any, str]:
@@ -139,14 +177,29 @@ def load_aoi(grid: Grid) -> tuple[Any, str]:
                 "grid.fix_geometry: true"
             )
     whole = shapely.union_all([shapely.make_valid(area) for area in areas])
+    return (_on_globe(whole, areas, where) if crs == "EPSG:4326" else whole), crs
+
+
+def _on_globe(whole: Any, areas: list[Any], where: str) -> Any:
+    """Bring an area in degrees into ±180, cut at the antimeridian."""
+    import shapely
+
     west, south, east, north = whole.bounds
-    off = max(abs(west), abs(east)) > 180 or max(abs(south), abs(north)) > 90
-    if crs == "EPSG:4326" and off:
+    if max(abs(west), abs(east)) > 360 or max(abs(south), abs(north)) > 90:
         raise SourceError(
             f"{where}: coordinates such as ({west:g}, {south:g}) exceed ±180/±90; "
             "GeoJSON must be in degrees (EPSG:4326); pass aoi_crs: EPSG:…"
         )
-    return whole, crs
+    points, ring = shapely.get_coordinates(shapely.get_rings(areas), return_index=True)
+    steps = np.abs(np.diff(points[:, 0]))[np.diff(ring) == 0]
+    if ((steps > 180) & (steps < 360)).any() or east - west > 360:
+        raise SourceError(
+            f"{where}: an edge between {west:g} and {east:g} degrees of longitude goes "
+            "more than half round the globe, so it may be meant to cross the "
+            "antimeridian: cut the polygon there (RFC 7946), write longitudes beyond "
+            "180, or set a point halfway"
+        )
+    return wrap(whole)
 
 
 def project(polygon: Any, crs: str, target: str) -> Any:
@@ -163,9 +216,7 @@ def project(polygon: Any, crs: str, target: str) -> Any:
 
     if normalise_crs(crs) == normalise_crs(target):
         return polygon
-    west, south, east, north = polygon.bounds
-    step = max(east - west, north - south) / 100
-    fine = shapely.segmentize(polygon, step) if step > 0 else polygon
+    fine = _densify(polygon, geographic=is_geographic(crs))
     to_target = Transformer.from_crs(crs, target, always_xy=True)
 
     def _move(points: Any) -> Any:
@@ -175,7 +226,44 @@ def project(polygon: Any, crs: str, target: str) -> Any:
     moved = shapely.transform(fine, _move)
     if not np.isfinite(moved.bounds).all():
         raise SourceError(f"the area lies outside what {target[:40]} can show")
-    return moved
+    # round a pole the two sides of the antimeridian become one line
+    return moved if moved.is_valid else keep_polygons(shapely.make_valid(moved))
+
+
+def to_degrees(polygon: Any, crs: str) -> Any:
+    """Give an area in degrees, cut at the antimeridian, filled up to a pole inside.
+
+    Raises
+    ------
+    SourceError
+        If part of it lies off the globe.
+    """
+    import shapely
+
+    if crs == "EPSG:4326":
+        return polygon
+    parts = []
+    for part in shapely.get_parts(_densify(polygon, geographic=False)):
+        rings = [
+            to_lonlat(ring.coords, crs) for ring in (part.exterior, *part.interiors)
+        ]
+        if any(ring.is_empty for ring in rings):
+            raise SourceError(f"the area lies outside what {crs[:40]} can show")
+        parts.append(keep_polygons(rings[0].difference(shapely.union_all(rings[1:]))))
+    return keep_polygons(shapely.union_all(parts))
+
+
+def _densify(polygon: Any, *, geographic: bool) -> Any:
+    """Add points along edges: 100 along each part, and one for every 0.05 degrees."""
+    import shapely
+
+    parts = []
+    for part in shapely.get_parts(polygon):
+        west, south, east, north = part.bounds
+        step = max(east - west, north - south) / 100
+        step = min(step, _STEP_DEG) if geographic else step
+        parts.append(shapely.segmentize(part, step) if step > 0 else part)
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
 def _read_shapes(source: Any, where: str) -> tuple[list[Any], str | None]:

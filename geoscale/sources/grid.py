@@ -8,11 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geoscale.errors import SourceError
-from geoscale.sources.aoi import load_aoi, project
+from geoscale.sources.antimeridian import (
+    crosses,
+    find_box,
+    find_limits,
+    is_cut,
+    is_geographic,
+    split_box,
+)
+from geoscale.sources.aoi import load_aoi, project, to_degrees
 from geoscale.sources.fields import Affine6, normalise_crs
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.search import check_bbox
-from geoscale.sources.settings import Grid, parse_grid
+from geoscale.sources.settings import UTM, Grid, parse_grid
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -62,6 +70,8 @@ def choose_grid(
     lattice = _shared_lattice(finest, wanted.resolution)
     if lattice is not None:
         return _on_lattice(lattice, finest, crs, extent)
+    if extent is not None:
+        _check_on_globe(extent, crs)
     resolution = wanted.resolution or _resolution(finest, crs)
     if extent is None:
         extent = _items_extent(items, layout, crs)
@@ -76,6 +86,11 @@ def _target_crs(
 ) -> str:
     if grid.crs != "native":
         crs = normalise_crs(grid.crs)
+        if grid.crs == UTM:
+            raise SourceError(
+                "grid.crs: utm makes several grids, one for each zone, and a stack has "
+                "one: run it as a job (geoscale.run_job), or name a zone, EPSG:326…"
+            )
         if crs is None:
             raise SourceError(f"grid.crs `{_short(grid.crs)}` is not known; use EPSG:…")
         return crs
@@ -137,13 +152,54 @@ def _asked_extent(grid: Grid, crs: str) -> Box | None:
             )
         return grid.bounds
     if grid.bbox is not None:
-        area, source = shapely.box(*check_bbox(grid.bbox)), "EPSG:4326"
+        boxes = split_box(check_bbox(grid.bbox))
+        if len(boxes) > 1 and is_geographic(crs):
+            return _on_one_side(boxes)
+        if len(boxes) > 1 and is_cut(crs):
+            west, south, east, north = grid.bbox
+            raise SourceError(
+                f"grid.bbox ({west:g}, {south:g}, {east:g}, {north:g}) crosses the "
+                f"antimeridian, where {_short(crs)} is cut; use grid.crs: utm or a CRS "
+                "that is whole there (EPSG:3832, near a pole EPSG:3413 or EPSG:3031), "
+                f"or run it as two jobs: ({west:g}, {south:g}, 180, {north:g}) and "
+                f"(-180, {south:g}, {east:g}, {north:g})"
+            )
+        area = shapely.MultiPolygon([shapely.box(*box) for box in boxes])
+        source = "EPSG:4326"
     elif grid.aoi is not None:
         area, source = load_aoi(grid)
+        box = find_box(to_degrees(area, source)) if is_geographic(crs) else None
+        if box is not None and crosses(box):
+            return _on_one_side(split_box(box))
     else:
         return None
     bounds: Box = project(area, source, crs).bounds
     return bounds
+
+
+def _on_one_side(boxes: Sequence[Box]) -> Box:
+    """Join what the antimeridian cuts, with longitudes beyond 180."""
+    west, south, east, north = boxes[0]
+    return west, south, east + sum(b[2] - b[0] for b in boxes[1:]), north
+
+
+def _check_on_globe(extent: Box, crs: str) -> None:
+    left, bottom, right, top = extent
+    west, south, east, north = find_limits(crs)
+    near = 1e-6 * (east - west)
+    if is_geographic(crs) and right - left <= 360 and max(-left, right - 180) <= 360:
+        west, east = left, right  # longitudes may go on beyond 180, but not round
+    if (
+        left < west - near
+        or right > east + near
+        or bottom < south - near
+        or top > north + near
+    ):
+        raise SourceError(
+            f"the grid from ({left:g}, {bottom:g}) to ({right:g}, {top:g}) reaches "
+            f"beyond the edge of {_short(crs)}, which lies from ({west:g}, {south:g}) "
+            f"to ({east:g}, {north:g}); end it there"
+        )
 
 
 def _shared_lattice(
@@ -209,8 +265,6 @@ def _resolution(finest: Sequence[Asset], crs: str) -> float:
 def _items_extent(
     items: Sequence[Item], layout: Sequence[Sequence[Asset]], crs: str
 ) -> Box:
-    import shapely
-
     boxes = []
     for item, row in zip(items, layout, strict=True):
         asset = row[0]
@@ -219,10 +273,9 @@ def _items_extent(
             rows, columns = asset.shape
             corners = ((0, 0), (columns, 0), (columns, rows), (0, rows))
             ring = [(a * x + b * y + c, d * x + e * y + f) for x, y in corners]
-            boxes.append(project(shapely.Polygon(ring), asset.crs, crs).bounds)
+            boxes.append(_find_bounds(ring, asset.crs, crs))
         elif item.footprint:
-            outline = shapely.Polygon(item.footprint)
-            boxes.append(project(outline, "EPSG:4326", crs).bounds)
+            boxes.append(_find_bounds(item.footprint, "EPSG:4326", crs))
         else:
             raise SourceError(
                 f"item {item.id} does not say where it is; set grid.bounds"
@@ -231,12 +284,37 @@ def _items_extent(
     return min(lefts), min(bottoms), max(rights), max(tops)
 
 
+def _find_bounds(ring: Sequence[Sequence[float]], own: str, crs: str) -> Box:
+    """Bounds of an outline in another CRS, up to its edges where it is cut."""
+    import shapely
+
+    outline = shapely.Polygon(ring)
+    if own != crs and is_cut(crs):
+        outline, own = to_degrees(outline, own), "EPSG:4326"
+    bounds: Box = project(outline, own, crs).bounds
+    return bounds
+
+
 def _snapped(extent: Box, resolution: float, crs: str) -> GeoBox:
     left, bottom, right, top = extent
     x0, x1 = _floor(left / resolution), _ceil(right / resolution)
     y0, y1 = _floor(bottom / resolution), _ceil(top / resolution)
+    # A pixel whose centre lies off the globe could never be filled.
+    west, south, east, north = find_limits(crs)
+    if left >= west and right <= east:
+        x0, x1 = _clip(x0, x1, west / resolution, east / resolution)
+    y0, y1 = _clip(y0, y1, south / resolution, north / resolution)
     transform = (resolution, 0.0, x0 * resolution, 0.0, -resolution, y1 * resolution)
     return _make((y1 - y0, x1 - x0), transform, crs)
+
+
+def _clip(first: int, end: int, low: float, high: float) -> tuple[int, int]:
+    """Keep the pixels whose middles lie between two limits, all in px."""
+    if math.isfinite(low):
+        first = max(first, _ceil(low - 0.5))
+    if math.isfinite(high):
+        end = min(end, _floor(high + 0.5))
+    return first, end
 
 
 def _floor(value: float) -> int:

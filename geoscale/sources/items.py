@@ -17,6 +17,7 @@ from typing import Any
 from geoscale.bands import Band, common_name, guess_sensor
 from geoscale.errors import SourceError
 from geoscale.sources import fields
+from geoscale.sources.antimeridian import find_box_of
 from geoscale.sources.fields import Affine6
 from geoscale.sources.hrefs import expiry, resolve_href
 from geoscale.sources.shape import check_asset, check_item
@@ -299,12 +300,17 @@ def _footprint(raw: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
     if geometry.get("type") == "Polygon" and rings:
         return tuple((float(p[0]), float(p[1])) for p in rings[0])
     box = raw.get("bbox") or []
-    # Of several parts only the box is kept: it may be too large, never too small.
-    if len(box) in (4, 6):
-        half = len(box) // 2
-        west, south, east, north = box[0], box[1], box[half], box[half + 1]
-        return ((west, south), (east, south), (east, north), (west, north))
-    return ()
+    half = len(box) // 2
+    corners = [box[i] for i in (0, 1, half, half + 1)] if len(box) in (4, 6) else []
+    if geometry.get("type") == "MultiPolygon" and rings:
+        # Of several parts only the box is kept: it may be too large, never too small.
+        # Theirs may go round the globe where the parts lie beside the antimeridian.
+        corners = list(find_box_of([part[0] for part in rings]))
+    if not corners:
+        return ()
+    west, south, east, north = (float(v) for v in corners)
+    east += 360 * (west > east)
+    return ((west, south), (east, south), (east, north), (west, north))
 
 
 def sort_items(items: Iterable[Item]) -> list[Item]:

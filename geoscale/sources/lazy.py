@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from geoscale.errors import SourceError
+from geoscale.sources.antimeridian import is_geographic
 from geoscale.sources.hrefs import to_gdal_path
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.raster import RasterSource
@@ -34,7 +35,7 @@ def lazy_stack(
     ----------
     source : Source
         Any source; engines other than native need a `RasterSource`, else they
-        are ignored.
+        are ignored. So they are at the antimeridian, where they lose pixels.
     engine : {"native", "odc", "stackstac"}
         What reads when the array is computed.
     chunks : int
@@ -52,7 +53,11 @@ def lazy_stack(
     """
     if engine not in ("native", "odc", "stackstac"):
         raise SourceError(f"engine `{engine}` is not native, odc or stackstac")
-    if isinstance(source, RasterSource) and engine != "native":
+    if (
+        isinstance(source, RasterSource)
+        and engine != "native"
+        and not _goes_round(source)
+    ):
         if not source.is_identity:
             raise SourceError(
                 f"engine `{engine}` gives stored numbers only; use engine `native` for "
@@ -64,6 +69,27 @@ def lazy_stack(
     shape = (len(source.times), len(source.bands), *map(int, source.geobox.shape))
     array = _map(source, _read_data, shape, source.dtype, chunks)
     return _label(array, source, None)
+
+
+def _goes_round(source: RasterSource) -> bool:
+    """Whether a place may have two longitudes on this grid or in these files."""
+    boxes = source.items.boxes
+    if (np.isinf(boxes[:, 1]) & np.isfinite(boxes[:, 0])).any():
+        return True
+    box = source.geobox.boundingbox
+    ends = [(source.target.crs, box.left, box.right)]
+    for item in source.items:
+        for asset in item.assets.values():
+            if asset.crs and asset.transform and asset.shape:
+                left = asset.transform[2]
+                ends.append(
+                    (asset.crs, left, left + asset.transform[0] * asset.shape[1])
+                )
+    return any(
+        min(left, right) < -180 or max(left, right) > 180
+        for crs, left, right in set(ends)
+        if is_geographic(crs)
+    )
 
 
 def lazy_valid(source: Source, chunks: int = 2048) -> xr.DataArray:

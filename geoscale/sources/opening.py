@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geoscale.errors import SourceError
-from geoscale.sources.aoi import load_aoi, project
-from geoscale.sources.fields import parse_datetime
+from geoscale.sources.antimeridian import find_box
+from geoscale.sources.aoi import load_aoi, to_degrees
+from geoscale.sources.fields import normalise_crs, parse_datetime
 from geoscale.sources.grid import choose_grid
 from geoscale.sources.items import Item, sort_items
 from geoscale.sources.listing import Tables
@@ -77,13 +78,60 @@ def open_source(
         return open_array(asked, where, geobox=geobox, bands=bands, sensor=sensor)
     items, names = iter_items(asked, where), asked.bands or bands
     kept = sort_items(items) if keep or not names else None
-    names = names or _all_bands(kept or [])
-    if asked.mask is not None:
-        names = [*(n for n in names if n != asked.mask.asset), asked.mask.asset]
-    survey = Survey(kept or items, names, asked.sensor if asked.bands else sensor)
+    survey = survey_items(asked, kept or items, names or _all_bands(kept or []), sensor)
     if geobox is None:
         geobox = choose_grid(survey.examples, survey.layout, where, survey.counts)
-    source = RasterSource(survey, names, geobox, reading=asked.reading())
+    return lay_out(asked, survey, geobox, kept)
+
+
+def survey_items(
+    asked: Imagery, items: Iterable[Item], bands: Sequence[str], sensor: str | None
+) -> Survey:
+    """Meet all items once.
+
+    Parameters
+    ----------
+    asked : Imagery
+        How they are read.
+    items : iterable of Item
+        The items.
+    bands : sequence of str
+        Bands to read; that of the mask comes last.
+    sensor : str or None
+        Sensor whose band names the model uses.
+
+    Returns
+    -------
+    Survey
+        For any grid.
+    """
+    if asked.mask is not None:
+        bands = [*(n for n in bands if n != asked.mask.asset), asked.mask.asset]
+    return Survey(items, bands, asked.sensor if asked.bands else sensor)
+
+
+def lay_out(
+    asked: Imagery, survey: Survey, geobox: GeoBox, kept: Sequence[Item] | None = None
+) -> RasterSource | CompositeSource:
+    """Make a source of surveyed items on a grid.
+
+    Parameters
+    ----------
+    asked : Imagery
+        How they are read.
+    survey : Survey
+        The items.
+    geobox : GeoBox
+        The grid.
+    kept : sequence of Item, optional
+        The items with all their assets.
+
+    Returns
+    -------
+    RasterSource or CompositeSource
+        As `open_source` gives.
+    """
+    source = RasterSource(survey, survey.bands, geobox, reading=asked.reading())
     source.offered = kept
     if asked.is_composite:
         from geoscale.sources.composite import composite
@@ -281,7 +329,6 @@ def _all_bands(items: Sequence[Item]) -> list[str]:
 def _lonlat_box(grid: Grid) -> tuple[float, float, float, float] | None:
     import shapely
 
-    box: tuple[float, float, float, float]
     if grid.bbox is not None:
         return grid.bbox
     if grid.aoi is not None:
@@ -290,5 +337,4 @@ def _lonlat_box(grid: Grid) -> tuple[float, float, float, float] | None:
         area, crs = shapely.box(*grid.bounds), grid.crs
     else:
         return None
-    box = project(area, crs, "EPSG:4326").bounds
-    return box
+    return find_box(to_degrees(area, normalise_crs(crs) or crs))

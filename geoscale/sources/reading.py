@@ -28,7 +28,7 @@ from geoscale.sources.tiles import (
     Number,
     rectangles,
 )
-from geoscale.sources.warping import find_nodata, open_warp
+from geoscale.sources.warping import counts_round, find_nodata, open_warp
 from geoscale.types import Array, Bool
 from geoscale.windows import Window
 from geoscale.words import redact
@@ -208,7 +208,15 @@ def _find_shift(dataset: Any, target: Target) -> tuple[int, int] | None:
     dx, dy = round(both.c), round(both.f)
     if max(drift, abs(both.c - dx), abs(both.f - dy)) > ALIGNED_PX:
         return None
-    return dy, dx
+    if not counts_round(dataset, target):
+        return dy, dx
+    # 190 degrees is -170: the file may lie on the grid a turn further, or twice
+    turn = 360 / target.transform[0]
+    width, reach = dataset.shape[1], target.shape[1]
+    found = [k for k in (-1, 0, 1) if -reach < dx + k * turn < width]
+    if len(found) > 1 or (any(found) and abs(turn - round(turn)) > ALIGNED_PX):
+        return None
+    return dy, dx + sum(found) * round(turn)
 
 
 def _fill(

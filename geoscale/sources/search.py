@@ -6,9 +6,11 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from geoscale.errors import SourceError, require
+from geoscale.sources.antimeridian import split_box
 from geoscale.sources.hrefs import to_gdal_path
 from geoscale.sources.items import Item, normalise_item
 from geoscale.sources.settings import Imagery
@@ -163,12 +165,15 @@ def _search(url: str, asked: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
     try:
         client = pystac_client.Client.open(url, timeout=60)
-        found = client.search(**asked).items_as_dicts()
+        found = (
+            raw
+            for part in _parts(asked)
+            for raw in client.search(**part).items_as_dicts()
+        )
         first = next(found, None)
         if first is None:
             raise SourceError(_nothing_found(client, asked))
-        yield first
-        yield from found
+        yield from islice(chain([first], found), asked.get("max_items"))
     except SourceError:
         raise
     except (pystac_client.exceptions.APIError, requests.RequestException) as err:
@@ -202,6 +207,13 @@ def _conditions(imagery: Imagery, bbox: Box | None) -> dict[str, Any]:
     return asked
 
 
+def _parts(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Ask on both sides of the antimeridian: not every server knows west > east."""
+    if "bbox" not in asked:
+        return [dict(asked)]
+    return [{**asked, "bbox": box} for box in split_box(asked["bbox"])]
+
+
 def _nothing_found(client: Any, asked: Mapping[str, Any]) -> str:
     said = ", ".join(
         f"{k}={','.join(v) if k == 'collections' else v}" for k, v in asked.items()
@@ -228,7 +240,7 @@ def check_bbox(box: Sequence[float]) -> Box:
     Parameters
     ----------
     box : sequence of float
-        West, south, east, north.
+        West, south, east, north; west > east across the antimeridian.
 
     Returns
     -------
@@ -238,7 +250,7 @@ def check_bbox(box: Sequence[float]) -> Box:
     Raises
     ------
     SourceError
-        If it looks like lat,lon, lies off the globe or crosses the antimeridian.
+        If it looks like lat,lon, lies off the globe or is empty.
 
     Examples
     --------
@@ -259,10 +271,6 @@ def check_bbox(box: Sequence[float]) -> Box:
         )
     if south >= north:
         raise SourceError(f"{shown} has south >= north; write west,south,east,north")
-    if west >= east:
-        raise SourceError(
-            f"{shown} has west >= east; if it crosses the antimeridian, run it as two "
-            f"jobs: ({west:g}, {south:g}, 180, {north:g}) and "
-            f"(-180, {south:g}, {east:g}, {north:g})"
-        )
+    if west == east or (west, east) == (180, -180):
+        raise SourceError(f"{shown} has no width; write west,south,east,north")
     return west, south, east, north

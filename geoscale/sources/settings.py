@@ -28,6 +28,8 @@ from geoscale.words import nearest_key, shorten
 _ORIGINS = ("items", "api", "zarr", "files", "array")
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 M = TypeVar("M", bound=BaseModel)
+UTM = "utm"
+"""As a grid's CRS: one grid for each UTM zone."""
 
 
 class Imagery(BaseModel):
@@ -154,13 +156,13 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     crs: str = "native"
-    """``EPSG:…``, or ``native``: what all items share."""
+    """``EPSG:…``; ``utm``: one grid for each zone; ``native``: what all items share."""
     resolution: FiniteFloat | None = Field(default=None, gt=0)
     """Pixel size in units of the CRS; default the finest band's."""
     bounds: Box | None = None
     """Left, bottom, right, top in the grid's CRS."""
     bbox: Box | None = None
-    """West, south, east, north in degrees."""
+    """West, south, east, north in degrees; west > east across the antimeridian."""
     aoi: str | dict[str, Any] | None = None
     """GeoJSON or GeoPackage file, or a GeoJSON object; degrees."""
     aoi_crs: str | None = None

@@ -7,6 +7,7 @@ example.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -21,10 +22,10 @@ import numpy as np
 from geoscale.errors import SourceError
 from geoscale.sources.choosing import Chooser
 from geoscale.sources.fields import format_label
-from geoscale.sources.footprints import find_outline, project_outlines
+from geoscale.sources.footprints import Outline, find_outline, project_outlines
 from geoscale.sources.items import Asset, Item
 from geoscale.sources.listing import GROUP, META, Listing, seal, sum_columns
-from geoscale.sources.steps import GroupBy, find_solar_day
+from geoscale.sources.steps import GroupBy, find_middle, find_solar_days
 
 if TYPE_CHECKING:
     from geoscale.sources.targets import Target
@@ -53,15 +54,18 @@ class Survey:
     def __init__(
         self, items: Iterable[Item], bands: Sequence[str], sensor: str | None = None
     ) -> None:
-        self._bands, self._chooser = tuple(bands), Chooser(bands, sensor)
+        self.bands = tuple(bands)
+        """Names of the bands, as they were asked for."""
+        self._chooser = Chooser(bands, sensor)
         self._texts: list[bytes] = []
         self._sums: list[int] = []
         self._order: list[tuple[Any, str]] = []
-        self._days: list[str] = []
+        self._middles: list[float | None] = []
         self._kinds, self._outlines = _Numbers(), _Numbers()
         self._kind_of: list[int] = []
         self._outline_of: list[int] = []
         self._remote = False
+        self._only: frozenset[int] | None = None
         self.examples: list[Item] = []
         """One item of each grid that files have; with its bands by name."""
         self._counts: Counter[int] = Counter()
@@ -75,12 +79,34 @@ class Survey:
     @property
     def layout(self) -> list[list[Asset]]:
         """Assets of the examples, in the order of the bands."""
-        return [[item.assets[b] for b in self._bands] for item in self.examples]
+        return [[item.assets[b] for b in self.bands] for item in self.examples]
 
     @property
     def counts(self) -> list[int]:
         """How many items each example stands for."""
         return [self._counts[i] for i in range(len(self.examples))]
+
+    @property
+    def outlines(self) -> list[Outline]:
+        """Where the files of each example lie."""
+        return self._outlines.values
+
+    def within(self, examples: Iterable[int]) -> Survey:
+        """Give a survey of just those items that some examples stand for.
+
+        Parameters
+        ----------
+        examples : iterable of int
+            Numbers of examples.
+
+        Returns
+        -------
+        Survey
+            To be finished; it shares what this one holds.
+        """
+        other = copy.copy(self)
+        other._only = frozenset(examples)
+        return other
 
     def finish(
         self, target: Target, groupby: GroupBy, *, anywhere: bool = False
@@ -119,14 +145,14 @@ class Survey:
         row = self._chooser.choose(item)
         if row is None:
             return
-        assets = {b: item.assets[k] for b, k in zip(self._bands, row, strict=True)}
+        assets = {b: item.assets[k] for b, k in zip(self.bands, row, strict=True)}
         chosen = dataclasses.replace(item, assets=assets)
         text = _TO_JSON.encode(chosen.to_json())
         self._texts.append(zlib.compress(text.encode(), 1))
         self._sums.append(zlib.crc32(text.encode()))
         self._order.append((item.when, item.id))
         self._collections.append(item.collection)
-        self._days.append(find_solar_day(item))
+        self._middles.append(find_middle(item))
         self._kind_of.append(self._kinds.give(_find_kind(chosen)))
         outline = find_outline(chosen)
         number = self._outlines.give(outline)
@@ -138,7 +164,10 @@ class Survey:
 
     def _sort(self) -> list[int]:
         """Numbers of the items by (time, id), each id once."""
-        ordered = sorted(range(len(self._order)), key=self._order.__getitem__)
+        some: Iterable[int] = range(len(self._order))
+        if self._only is not None:
+            some = (k for k in some if self._outline_of[k] in self._only)
+        ordered = sorted(some, key=self._order.__getitem__)
         seen: dict[tuple[str | None, str], int] = {}
         kept = []
         for k in ordered:
@@ -159,7 +188,9 @@ class Survey:
         """Give the step of each item, and the label of each step: its first item's."""
         groups = _Numbers()
         if groupby == "solar_day":
-            found = [groups.give(self._days[k]) for k in kept]
+            whens = [self._order[k][0] for k in kept]
+            days = find_solar_days(whens, [self._middles[k] for k in kept])
+            found = [groups.give(day) for day in days]
         elif groupby == "item":
             found = list(range(len(kept)))
         else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from geoscale.sources.antimeridian import is_geographic
 from geoscale.sources.handles import Handle
 from geoscale.sources.items import Asset
 from geoscale.sources.targets import Request, Target
@@ -109,6 +110,7 @@ def _open_vrt(dataset: Any, request: Request) -> Any:
     x_scale, y_scale = map(_near_whole, _scales(dataset, target))
     return WarpedVRT(
         dataset,
+        src_crs=_wrapped_crs(dataset, target),
         crs=CRS.from_string(target.crs),
         transform=Affine(*target.transform),
         width=target.shape[1],
@@ -123,6 +125,38 @@ def _open_vrt(dataset: Any, request: Request) -> Any:
         UNIFIED_SRC_NODATA="NO",
         **how,
     )
+
+
+def counts_round(dataset: Any, target: Target) -> bool:
+    """Whether a file in degrees and a grid may name a place by different longitudes.
+
+    Such as 190 and -170: where one of them goes beyond 180.
+
+    Parameters
+    ----------
+    dataset : rasterio.DatasetReader
+        The file.
+    target : Target
+        The grid.
+    """
+    if not dataset.crs.is_geographic:
+        return False
+    ends = [dataset.bounds.left, dataset.bounds.right]
+    if is_geographic(target.crs):
+        a, _, c, *_ = target.transform
+        ends += [c, c + a * target.shape[1]]
+    return bool(min(ends) < -180 or max(ends) > 180)
+
+
+def _wrapped_crs(dataset: Any, target: Target) -> Any:
+    """CRS of a file, told to give longitudes as the file counts them."""
+    from rasterio.crs import CRS
+
+    if not counts_round(dataset, target):
+        return dataset.crs
+    middle = (dataset.bounds.left + dataset.bounds.right) / 2
+    # else GDAL asks the file for -170 where it holds 190, and finds nothing
+    return CRS.from_string(f"{dataset.crs.to_proj4()} +lon_wrap={middle!r}")
 
 
 def find_nodata(dataset: Any, asset: Asset, override: float | None) -> float | None:

@@ -54,6 +54,18 @@ def test_classes_get_their_colours_and_nodata_none():
     assert as_data_url(painted, photo=False).startswith("data:image/png;base64,")
 
 
+@pytest.mark.parametrize("photo", [True, False])
+def test_a_map_round_the_globe_still_makes_a_picture(photo):
+    import base64
+    import io
+
+    from PIL import Image
+
+    url = as_data_url(np.full((9, 70_000, 4), 255, np.uint8), photo=photo)
+    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert image.size == (7778, 1)
+
+
 def test_timing_adds_up():
     stats = [{"read_s": 1.0, "predict_s": 3.0}, {"read_s": 1.0, "write_s": 1.0}]
     timing = measure_timing(stats)
