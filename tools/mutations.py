@@ -215,9 +215,9 @@ MUTATIONS = (
     ),
     Mutation(
         "names without a host lose their secrets",
-        "geoscale/words.py",
-        '    return _QUERY.sub("?…", found)',
-        "    return found",
+        "geoscale/redaction.py",
+        '    text = _QUERY.sub("?…", text)\n',
+        "",
         "tests/sources/test_gdal.py -k never_zeros",
     ),
     Mutation(
@@ -331,13 +331,6 @@ MUTATIONS = (
         "    if request.trust_file:\n        return\n",
         "    return\n",
         "tests/sources/test_raster.py -k contradicts",
-    ),
-    Mutation(
-        "clusters of our own listen here only",
-        "geoscale/clusters.py",
-        '            host="127.0.0.1",\n',
-        '            host="0.0.0.0",\n',
-        "tests/cli/test_clusters.py -k listens",
     ),
     Mutation(
         "columns of the table of items are summed up",
