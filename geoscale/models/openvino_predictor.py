@@ -6,9 +6,12 @@ it gives on a machine is measured there: `runtime: auto`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -164,7 +167,7 @@ class OpenvinoPredictor(HeldPredictor):
         # softmax stays in float32 in a graph of bfloat16: the scores are the same as
         # of softmax outside of it
         whole = Scores(network, self._card).eval()
-        with warnings.catch_warnings(), torch.no_grad():
+        with _logging_kept(), warnings.catch_warnings(), torch.no_grad():
             # torch warns that a trace has one shape, which is what is wanted
             warnings.simplefilter("ignore")
             try:
@@ -273,3 +276,17 @@ def _read_port(number: int, port: Any) -> Port:
         d.get_length() if d.is_static else None for d in port.get_partial_shape()
     ]
     return Port(names[0] if names else str(number), kind == "f32", kind, shape)
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Give the root logger back as it was: a conversion that fails leaves it at ERROR,
+    and nobody's warnings would be seen any more.
+    """
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        root.filters, root.handlers = before[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -304,10 +305,12 @@ def test_a_network_that_cannot_be_converted_says_what_to_do(tmp_path: Path) -> N
             raise ValueError("boom")
 
     predictor = OpenvinoPredictor(Odd(), card_of(tmp_path / "none"), batch=1)
+    before = logging.getLogger().level
     with pytest.raises(
         PlanError, match=r"cannot convert this network.*say runtime: to"
     ):
         predictor.probe()
+    assert logging.getLogger().level == before, "others still have their warnings"
 
 
 class Session:
