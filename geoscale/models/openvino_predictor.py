@@ -280,8 +280,9 @@ def _read_port(number: int, port: Any) -> Port:
 
 @contextlib.contextmanager
 def _logging_kept() -> Iterator[None]:
-    """Give the root logger back as it was: a conversion that fails leaves it at ERROR,
-    and nobody's warnings would be seen any more.
+    """Give the root logger back as it was.
+
+    A conversion that fails leaves it at ERROR: nobody's warnings would be seen.
     """
     root = logging.getLogger()
     before = root.level, list(root.filters), list(root.handlers)
