@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.common import ROOT, scratch
 from geoscale.engine import distributed as engine
+from geoscale.engine import remote
 from geoscale.engine.block import Kernel
 from geoscale.engine.drive import Tally, drive
 from geoscale.engine.journal import Journal
@@ -113,7 +114,7 @@ def hold(url: str, plan_hash: str, delay: float) -> None:
     assert plan is not None
     _, source = sleeping_plan(1)
     kernel = sleeping_kernel(plan, source, delay)
-    engine._held[url, plan_hash] = engine._Held(kernel, 10_000)
+    remote._held[url, plan_hash] = remote._Held(kernel, 10_000)
 
 
 async def host(address: str, count: int) -> None:

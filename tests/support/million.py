@@ -63,7 +63,6 @@ def plan(url: str, items: int, blocks: int) -> dict[str, Any]:
     from geoscale.launch import plan_source
     from geoscale.options import Inference, Output
     from geoscale.sources.opening import open_source
-    from geoscale.sources.settings import Grid
 
     side = BLOCK_PX * round(blocks**0.5)
     card = load_model("s2-landcover-unet")
@@ -77,7 +76,7 @@ def plan(url: str, items: int, blocks: int) -> dict[str, Any]:
             "bounds": (300_000, -10.0 * side, 300_000 + 10.0 * side, 0),
         },
     ).calibrated(card.input.units, card.input.multiply)
-    made = plan_source(source, card, Grid(), Inference(block=BLOCK_PX), Output())
+    made = plan_source(source, card, None, Inference(block=BLOCK_PX), Output())
     import dataclasses
 
     made = dataclasses.replace(made, live=source)
