@@ -265,7 +265,10 @@ def read_with_retries(
             if is_refused:
                 refusals += 1
                 renew(access.signer)
-            may_pass = is_transient(why, path, refusals=refusals)
+            # Where a signature ends while a file is being opened or read, GDAL says no
+            # more than that it is of no known format, or that bytes are missing.
+            is_signed = access.signer is not None and attempt == first
+            may_pass = is_signed or is_transient(why, path, refusals=refusals)
             if host is not None:
                 # to say that something is not there is an answer
                 host.note(ok=not may_pass or is_refused)
@@ -276,10 +279,8 @@ def read_with_retries(
                     kind=_name_kind(why, may_pass=may_pass, path=path),
                 ) from None
         COUNTS.add("retries")
-        if is_refused or (access.signer is not None and attempt == first):
-            # A fresh signature is good at once; and where one ends while its file is
-            # open, GDAL says no more than that bytes are missing.
-            continue
+        if is_refused or is_signed:
+            continue  # a fresh signature is good at once
         # full jitter: thousands of workers must not come back in step
         time.sleep(random.uniform(0, min(30.0, access.backoff_s * 2**attempt)))  # noqa: S311
     raise AssertionError("unreachable: the last attempt returns or raises")
