@@ -17,12 +17,12 @@ from tests.infra.conftest import KEY, SECRET
 from tests.support.toy import stored_bytes
 
 pytestmark = pytest.mark.infra
-BLOCKS = 25
+BLOCKS = 100
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The demo's scenes, and a job of 25 blocks over them, done on disk."""
+    """The demo's scenes, and a job of 100 blocks over them, done on disk."""
     pytest.importorskip("spyndex")
     from geoscale.demo.run import prepare
 
@@ -42,7 +42,7 @@ def write_job(folder, name, to, items="items.json", more=""):
     path = folder / name
     path.write_text(
         f"imagery: {{items: '{items}'}}\nmodel: s2-landcover-unet\n"
-        "inference: {block: 128, patch: 184, stride: 128}\n"
+        "inference: {block: 64, patch: 120, stride: 64}\n"
         f"output: {{to: '{to}', layers: [classes, confidence]{more}}}\n"
     )
     return path
