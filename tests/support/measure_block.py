@@ -9,12 +9,13 @@ import ctypes
 import gc
 import json
 import os
-import resource
 import sys
 import tempfile
 
 import numpy as np
 import psutil
+
+from benchmarks.common import peak_mb
 
 REST = 50
 """Blocks after which what the process holds is noted."""
@@ -80,7 +81,7 @@ def main() -> None:
             gc.collect()
             held.append(count_held_bytes())
             objects.append(sys.getallocatedblocks())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = round(peak_mb() * 1e6)
     need = plan.memory()
     print(
         json.dumps(

@@ -9,11 +9,12 @@ All print what it took as JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from benchmarks.common import peak_mb
 
 BLOCK_PX, SCENE_PX, STEP_PX = 1024, 10_980, 10_000
 BANDS = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08"}
@@ -113,5 +114,5 @@ if __name__ == "__main__":
         *[int(g) if g.isdigit() else g for g in GIVEN]  # type: ignore[operator]
     )
     DONE["cpu_s"] = round(time.process_time(), 1)
-    DONE["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    DONE["peak_mb"] = round(peak_mb())
     print(json.dumps(DONE))
