@@ -99,7 +99,8 @@ def run(paths: str) -> Row:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "not gpu and not infra"]
         if "tests/infra" in paths:
             command[-1] = "not gpu"
-        command += ["-p", "no:cacheprovider", f"--junitxml={report}", *paths.split()]
+        command += ["-p", "no:cacheprovider", "-o", "junit_family=xunit1"]
+        command += [f"--junitxml={report}", *paths.split()]
         print(" ".join(command[3:]), flush=True)
         env = {"GEOSCALE_PROOF_SHARE": "1"} | os.environ
         subprocess.run(command, cwd=ROOT, check=False, env=env)
