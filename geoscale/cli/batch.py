@@ -18,6 +18,7 @@ import typer
 
 from geoscale.cli.say import say
 from geoscale.ending import STOPPED
+from geoscale.engine.stopping import NEAR
 
 if TYPE_CHECKING:
     from geoscale.ending import RunReport
@@ -91,7 +92,7 @@ class Watch:
     def end(self, report: RunReport, shard: tuple[int, int] | None) -> int:
         """Exit code of a run that has ended by itself."""
         code = report.exit_code
-        if code == STOPPED and not self._computed and self._due_s is not None:
+        if report.stopped == NEAR and code == STOPPED and not self._computed:
             say(self._explain(), err=True)
             return NOTHING_MADE
         is_whole = not (report.stopped or report.quarantined or report.damaged)
