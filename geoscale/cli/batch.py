@@ -31,6 +31,14 @@ ENDS_S = 15.0
 """Seconds after the deadline in which a cluster may end, before the process is left."""
 
 
+class TimeUpError(BaseException):
+    """The deadline is over; no error that anything may catch and go on.
+
+    Nor a KeyboardInterrupt: one that passes through code that a library runs from C
+    lets Python end by a signal, whoever has caught it.
+    """
+
+
 class Watch:
     """Knows whether a run has made a block, and holds its deadline.
 
@@ -43,7 +51,6 @@ class Watch:
     def __init__(self, due_s: float | None) -> None:
         self._due_s = due_s
         self._computed = False
-        self._is_late = False
 
     @property
     def code(self) -> int:
@@ -79,9 +86,7 @@ class Watch:
         last.start()
         try:
             yield
-        except (KeyboardInterrupt, typer.Exit):
-            if not self._is_late:
-                raise
+        except TimeUpError:
             say(self._explain(), err=True)
             raise typer.Exit(self.code) from None
         finally:
@@ -111,8 +116,7 @@ class Watch:
         )
 
     def _cut(self, *_: Any) -> None:
-        self._is_late = True
-        raise KeyboardInterrupt
+        raise TimeUpError
 
     def _leave(self) -> None:
         # whatever hangs: what is stored is whole, and what is not is made again
