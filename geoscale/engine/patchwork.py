@@ -18,7 +18,7 @@ import numpy as np
 from geoscale.blend import Accumulator, make_weights
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
-from geoscale.patches import Patch, reflect_index
+from geoscale.patches import Patch, iter_runs, reflect_index
 from geoscale.plans import BlockTask
 from geoscale.types import Float
 from geoscale.windows import Window
@@ -208,4 +208,7 @@ def take_patch(
         return
     rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
     columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
-    out[:] = channels[:, rows[:, None], columns]
+    # slices are copied row by row; an index would be looked up for every pixel
+    for to_y, from_y in iter_runs(rows):
+        for to_x, from_x in iter_runs(columns):
+            out[:, to_y, to_x] = channels[:, from_y, from_x]
