@@ -12,6 +12,7 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
 from geoscale.options import Inference, Output
+from geoscale.passes import join_steps
 from geoscale.plans import (
     BLOCKS,
     ITEMS,
@@ -119,9 +120,9 @@ def _items(plan: InferencePlan, numbers: Any, index: Any, reads: Any) -> Any:
 
 def _match(plan: InferencePlan, source: Source, step: int, boxes: Any) -> Any:
     """Pair windows with the items of a time step; sorted, without repeats."""
-    frames = plan.card.input.frames
-    pairs = [source.match(boxes, step * frames + frame) for frame in range(frames)]
-    if frames == 1:
+    steps = join_steps(plan.groups[step])
+    pairs = [source.match(boxes, one) for one in steps]
+    if len(steps) == 1:
         return pairs[0]
     both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
     return tuple(np.unique(both, axis=1))

@@ -13,6 +13,7 @@ from geoscale.card import ModelCard, Patch
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
 from geoscale.options import Inference, Output
+from geoscale.passes import Passes, join_steps, take_turns
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
 from geoscale.types import Bool, Ints, Json, Source
 
@@ -92,7 +93,8 @@ def make_plan(
             f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
             f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
         )
-    grid = BlockGrid(times // frames, (height, width), chosen.block)
+    groups = take_turns(times, frames)
+    grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
         source=source.spec(),
         card=card,
@@ -105,7 +107,7 @@ def make_plan(
             update={"chunk": wanted.chunk or choose_chunk(chosen.block)}
         ),
         itemsize=int(source.dtype.itemsize),
-        states=find_states(grid, source, frames, area),
+        states=find_states(grid, source, groups, area),
         aoi=None if area is None else area.geometry,
         notes=tuple(_notes(source, card, (height, width), chosen)),
         asked=asked if asked.is_measured else None,
@@ -193,7 +195,7 @@ def _default_block(stride: int, merge: str, shape: tuple[int, int]) -> int:
 
 
 def find_states(
-    grid: BlockGrid, source: Source, frames: int, area: Area | None
+    grid: BlockGrid, source: Source, groups: Sequence[Passes], area: Area | None
 ) -> NDArray[np.uint8]:
     """Tell which blocks are to be run; reads nothing.
 
@@ -203,8 +205,9 @@ def find_states(
         How the output is cut.
     source : Source
         Asked only which blocks it covers.
-    frames : int
-        Time steps of the stack per time step of the output.
+    groups : sequence of Passes
+        By time step of the output; all the time steps of the stack that one is made
+        of must be covered.
     area : Area or None
         Area of interest.
 
@@ -215,9 +218,9 @@ def find_states(
     """
     ys, xs = grid.edges()
     covered = np.ones(grid.counts, bool)
-    for time in range(grid.times):
-        for frame in range(time * frames, (time + 1) * frames):
-            covered[time] &= source.covers_cells(ys, xs, frame)
+    for time, passes in enumerate(groups):
+        for step in join_steps(passes):
+            covered[time] &= source.covers_cells(ys, xs, step)
     states = np.where(covered, RUN, NO_ITEM)
     if area is not None:
         states[:, ~area.touches(ys, xs)] = OUTSIDE

@@ -28,6 +28,7 @@ from geoscale.memory import (
 )
 from geoscale.memory import project_block_memory as project
 from geoscale.options import Inference, Output
+from geoscale.passes import BlockTask, Passes, join_steps, take_turns
 from geoscale.patches import Lattice
 from geoscale.sums import count_distinct_patches, count_patches, count_pixels
 from geoscale.types import Json, Source
@@ -53,24 +54,6 @@ BLOCKS = "blocks.parquet"
 
 RUN, OUTSIDE, NO_ITEM = 0, 1, 2
 """State of a block: to be run, outside the area of interest, no imagery."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockTask:
-    """One block: everything a worker must know, and nothing it must carry."""
-
-    number: int
-    """Number in the plan."""
-    name: str
-    """``time-y-x``, its name in the journal and in errors."""
-    time: int
-    """Time step of the output."""
-    times: tuple[int, ...]
-    """Time steps of the stack that it reads, one for each of the model's frames."""
-    core: Window
-    """Pixels this task writes; the cores of a plan cover the stack once."""
-    read: Window
-    """Pixels this task reads: all its patches, clipped to the stack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +108,16 @@ class InferencePlan:
     @property
     def times(self) -> tuple[str, ...]:
         """Label of every time step of the output: that of its newest frame."""
-        frames = self.card.input.frames
-        return self.source_times[frames - 1 :: frames]
+        return tuple(self.source_times[self.newest(t)] for t in range(len(self.groups)))
+
+    @cached_property
+    def groups(self) -> tuple[Passes, ...]:
+        """Passes of every time step of the output, by time steps of the stack."""
+        return take_turns(len(self.source_times), self.card.input.frames)
+
+    def newest(self, time: int) -> int:
+        """Newest time step of the stack that a time step of the output is made of."""
+        return join_steps(self.groups[time])[-1]
 
     @cached_property
     def grid(self) -> BlockGrid:
@@ -158,13 +149,12 @@ class InferencePlan:
     def task(self, number: int) -> BlockTask:
         """Give one block."""
         time, _, _ = self.grid.index(number)
-        frames = self.card.input.frames
         core = self.grid.core(number)
         return BlockTask(
             number=number,
             name=self.grid.name(number),
             time=time,
-            times=tuple(range(time * frames, (time + 1) * frames)),
+            passes=self.groups[time],
             core=core,
             read=self.lattice.read_window(core),
         )
@@ -180,12 +170,16 @@ class InferencePlan:
 
     def count_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones twice."""
-        return count_patches(self.runs(), self.grid, self.lattice)
+        return count_patches(self._passes_run(), self.grid, self.lattice)
 
     def runs(self) -> NDArray[np.bool_]:
         """Which blocks are to be run, (time, y, x)."""
         runs: NDArray[np.bool_] = self.states == RUN
         return runs.reshape(self.grid.counts)
+
+    def _passes_run(self) -> NDArray[np.bool_]:
+        """Which passes of which blocks are to be run, (pass, y, x)."""
+        return np.repeat(self.runs(), [len(passes) for passes in self.groups], axis=0)
 
     def memory(self, batch: int | None = None) -> BlockMemory:
         """Project the peak host memory of one worker process.
@@ -225,7 +219,7 @@ class InferencePlan:
 
     def count_distinct_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones once."""
-        return count_distinct_patches(self.runs(), self.grid, self.lattice)
+        return count_distinct_patches(self._passes_run(), self.grid, self.lattice)
 
     def recompute(self, *, shared: bool = False) -> float:
         """Pixels the network sees per pixel of the blocks to be run.

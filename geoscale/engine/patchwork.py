@@ -18,8 +18,8 @@ import numpy as np
 from geoscale.blend import Accumulator, make_weights
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
+from geoscale.passes import BlockTask, Pass
 from geoscale.patches import Patch, iter_runs, reflect_index
-from geoscale.plans import BlockTask
 from geoscale.types import Float
 from geoscale.windows import Window
 
@@ -63,6 +63,8 @@ class Patchwork:
         Plan, predictor, and what neighbouring blocks left.
     task : BlockTask
         The block.
+    steps : Pass
+        Time steps of the stack that the network sees.
     timer : Timer
         Gets the seconds of each phase.
 
@@ -74,8 +76,11 @@ class Patchwork:
         Patches whose scores a neighbouring block left.
     """
 
-    def __init__(self, kernel: Kernel, task: BlockTask, timer: Timer) -> None:
+    def __init__(
+        self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
+    ) -> None:
         self._kernel, self._task, self._timer = kernel, task, timer
+        self._steps = steps
         self._classes = len(kernel.plan.card.output.classes)
         self._lattice = kernel.plan.lattice
         self._shape = (self._classes, *task.core.shape)
@@ -128,10 +133,10 @@ class Patchwork:
         self, channels: Float, wanted: list[Patch]
     ) -> Iterator[tuple[Patch, Float]]:
         """Yield each patch with its scores, in lattice order."""
-        time, store = self._task.time, self._kernel.shared
+        steps, store = self._steps, self._kernel.shared
         kept: dict[Window, Float] = {}
         if self._mixed is not None:
-            found = ((p.window, store.take(time, p.window)) for p in wanted)
+            found = ((p.window, store.take(steps, p.window)) for p in wanted)
             kept = {window: scores for window, scores in found if scores is not None}
         self.kept = len(kept)
         # At the edge of the stack patches are moved inwards, some onto each other:
@@ -149,7 +154,7 @@ class Patchwork:
             if not uses[window]:
                 del held[window]
             if held is ahead and self._is_kept(window):
-                store.keep(time, window, scores)
+                store.keep(steps, window, scores)
             yield patch, scores
 
     def _is_kept(self, window: Window) -> bool:

@@ -74,7 +74,7 @@ def paint_imagery(plan: InferencePlan, time: int, level: Level) -> Bytes | str:
     ndarray of uint8, (y, x, 4), or str
         Or why there is no picture.
     """
-    frame = (time + 1) * plan.card.input.frames - 1
+    frame = plan.newest(time)
     try:
         data, valid = _read_coarse(plan, frame, level)
     except (GeoscaleError, OSError, ValueError, KeyError) as err:
@@ -101,7 +101,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     ndarray of uint8, (y, x, 4), or None
         None where it cannot be read.
     """
-    frame = (time + 1) * plan.card.input.frames - 1
+    frame = plan.newest(time)
     try:
         found = source_of(plan).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
