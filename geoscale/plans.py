@@ -32,7 +32,7 @@ from geoscale.types import Json, Source
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raised whenever the same plan would give other pixels than before, or be stored in
 another way."""
 
