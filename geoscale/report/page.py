@@ -22,6 +22,7 @@ from geoscale.report.picture import (
     paint_imagery,
 )
 from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
+from geoscale.results.ground import format_area
 from geoscale.sources.opening import list_sources
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
@@ -277,29 +278,6 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
 
 def _day(label: str) -> str:
     return str(np.datetime64(label, "D"))
-
-
-def format_area(m2: float) -> str:
-    """Say an area in the unit that suits its size.
-
-    Parameters
-    ----------
-    m2 : float
-        Area, in m².
-
-    Returns
-    -------
-    str
-        In ha below 100 km², else in km².
-
-    Examples
-    --------
-    >>> format_area(123_000), format_area(3.2e9)
-    ('12.3 ha', '3,200 km²')
-    """
-    if m2 < 1e8:
-        return f"{m2 / 1e4:,.1f} ha" if m2 < 1e7 else f"{m2 / 1e4:,.0f} ha"
-    return f"{m2 / 1e6:,.1f} km²" if m2 < 1e9 else f"{m2 / 1e6:,.0f} km²"
 
 
 def redact_all(value: Any) -> Any:

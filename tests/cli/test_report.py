@@ -10,10 +10,9 @@ import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from geoscale.report.areas import cell_areas
-from geoscale.report.page import format_area
 from geoscale.report.picture import as_data_url, paint_classes
 from geoscale.report.timing import measure_timing
+from geoscale.results.ground import cell_areas, format_area
 from geoscale.windows import Window
 
 
