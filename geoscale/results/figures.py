@@ -41,7 +41,7 @@ def draw_heat_map(found: Transitions) -> str:
                 {
                     "x": x * CELL,
                     "y": y * CELL,
-                    "area": format_area(flow.m2) if flow.px else "–",
+                    "area": format_area(flow.m2) if flow.px else "-",
                     "share": _percent(share) if flow.px else "",
                     "alpha": f"{share**0.5:.3f}",  # small shares are what is looked for
                     "dark": share > 0.3,

@@ -76,7 +76,7 @@ class Transitions:
         return found
 
     def cell(self, row: int, column: int) -> Flow:
-        """What the figures show: changed pixels, and on the diagonal unchanged ones."""
+        """Give what figures show: changed pixels; on the diagonal unchanged ones."""
         here = self.changed[row][column]
         return here + self.same[row][column] if row == column else here
 

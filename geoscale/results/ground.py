@@ -189,13 +189,15 @@ def format_area(m2: float) -> str:
     Returns
     -------
     str
-        In ha below 100 km², else in km².
+        In m² below 0.1 ha, in ha below 100 km², else in km².
 
     Examples
     --------
     >>> format_area(123_000), format_area(3.2e9)
     ('12.3 ha', '3,200 km²')
     """
+    if 0 < m2 < 1e3:
+        return f"{m2:,.0f} m²"
     if m2 < 1e8:
         return f"{m2 / 1e4:,.1f} ha" if m2 < 1e7 else f"{m2 / 1e4:,.0f} ha"
     return f"{m2 / 1e6:,.1f} km²" if m2 < 1e9 else f"{m2 / 1e6:,.0f} km²"

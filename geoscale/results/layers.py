@@ -184,6 +184,8 @@ def list_dates(template: OutputTemplate) -> list[tuple[str | None, str]]:
     list of tuple of str
         Label of the earlier date, None where nothing was compared, and of the step.
     """
+    if template.compared:
+        return [(one["from"], one["to"]) for one in template.compared]
     return [(None, label) for label in template.times]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from geoscale.report.picture import as_data_url, paint_classes
 from geoscale.report.timing import measure_timing
 from geoscale.results.ground import cell_areas, format_area
+from geoscale.results.layers import Flag
 from geoscale.windows import Window
 
 
@@ -44,11 +44,8 @@ def test_projected_pixels_have_their_true_area(crs, x, y, expected):
 
 
 def test_classes_get_their_colours_and_nodata_none():
-    template = SimpleNamespace(
-        classes=[SimpleNamespace(value=3), SimpleNamespace(value=0)],
-        class_colors=["FF0000", "0000FF"],
-    )
-    painted = paint_classes(np.array([[3, 0, 255]], np.uint8), template, 255)
+    flags = [Flag(3, "urban", "FF0000"), Flag(0, "water", "0000FF")]
+    painted = paint_classes(np.array([[3, 0, 255]], np.uint8), flags, 255)
     assert painted.tolist() == [[[255, 0, 0, 255], [0, 0, 255, 255], [0, 0, 0, 0]]]
     assert as_data_url(painted, photo=False).startswith("data:image/png;base64,")
 
