@@ -38,7 +38,14 @@ SHOWN = 200
 """Most source items and failures that the page lists."""
 
 
-def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
+def write_page(
+    url: str,
+    page: Path,
+    *,
+    notes: Sequence[str] = (),
+    beside: tuple[str, Sequence[str]] | None = None,
+    later: str = "After",
+) -> Json:
     """Write one self-contained HTML page that shows a map on one grid.
 
     Parameters
@@ -49,6 +56,10 @@ def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
         The page.
     notes : sequence of str
         What a reader must know; shown below the pictures.
+    beside : tuple of str and sequence of str, optional
+        URL of a change map of the same area, and what a reader must know of it.
+    later : str
+        What the later date of a change map is called.
 
     Returns
     -------
@@ -61,7 +72,7 @@ def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
         If there is no output.
     """
     facts = redact_all(gather_facts(url)) | {"notes": [redact(n) for n in notes]}
-    facts |= {"pictures": paint(url)}
+    facts |= {"pictures": paint(url), "beside": _show_beside(beside), "later": later}
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")
     return dict(facts)
@@ -189,6 +200,17 @@ def paint(url: str) -> Json:
     else:
         found["imagery"] = as_data_url(imagery, photo=True)
     return found
+
+
+def _show_beside(beside: tuple[str, Sequence[str]] | None) -> Json | None:
+    """Gather what is shown of another map; None where there is none."""
+    if beside is None:
+        return None
+    url, notes = beside
+    facts = gather_facts(url)
+    some = {name: facts[name] for name in ("name", "card", "legend", "tiles")}
+    told = redact_all(some | {"notes": list(notes)})
+    return {**told, "pictures": paint(url)}
 
 
 def _paint_detail(
