@@ -7,7 +7,7 @@ cut and joined is what was never cut.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,10 +121,8 @@ def place(shapes: Objects, geobox: GeoBox, simplify: float) -> Objects:
         shapes = shapely.simplify(shapes, simplify, preserve_topology=True)
     a, _, c, _, e, f = (float(v) for v in tuple(geobox.affine)[:6])
 
-    def move(points: NDArray[np.float64]) -> Any:
-        return points * (a, e) + (c, f)
-
+    placed = shapely.transform(shapes, lambda points: points * (a, e) + (c, f))
     # outer rings of normal geometries run clockwise
-    placed = shapely.reverse(shapely.normalize(shapely.transform(shapes, move)))
+    placed = shapely.reverse(shapely.normalize(placed))
     found: Objects = np.asarray(placed, object)
     return found
