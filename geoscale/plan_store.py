@@ -11,7 +11,8 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Inference, Output
+from geoscale.passes import join_steps
 from geoscale.plans import (
     BLOCKS,
     ITEMS,
@@ -119,9 +120,9 @@ def _items(plan: InferencePlan, numbers: Any, index: Any, reads: Any) -> Any:
 
 def _match(plan: InferencePlan, source: Source, step: int, boxes: Any) -> Any:
     """Pair windows with the items of a time step; sorted, without repeats."""
-    frames = plan.card.input.frames
-    pairs = [source.match(boxes, step * frames + frame) for frame in range(frames)]
-    if frames == 1:
+    steps = join_steps(plan.groups[step])
+    pairs = [source.match(boxes, one) for one in steps]
+    if len(steps) == 1:
         return pairs[0]
     both = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
     return tuple(np.unique(both, axis=1))
@@ -176,7 +177,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
     # the process ("terminate called without an active exception", 30 of 60 runs).
     table = pq.read_table(io.BytesIO(parquet), columns=["state"], use_threads=False)
     states = table["state"].to_numpy()
-    asked = stored["asked"]
+    asked, change = stored["asked"], stored.get("change")
     plan = InferencePlan(
         source=stored["source"],
         card=ModelCard.from_dict(stored["card"], where="stored plan"),
@@ -188,6 +189,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         output=Output.model_validate(stored["output"]),
         itemsize=stored["itemsize"],
         states=np.asarray(states, np.uint8),
+        change=None if change is None else Change.model_validate(change),
         aoi=stored["aoi"],
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.card import ModelCard, Patch
+from geoscale.changes import default_layers, group_steps
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Inference, Output
+from geoscale.passes import Passes, join_steps
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
 from geoscale.types import Bool, Ints, Json, Source
 
@@ -35,7 +37,7 @@ class Area:
     """Edges of cells along y and x → which cells hold any of it, (y, x)."""
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  (all by name)
     source: Source,
     card: ModelCard,
     *,
@@ -44,6 +46,7 @@ def make_plan(
     inference: Inference | None = None,
     output: Output | None = None,
     area: Area | None = None,
+    change: Change | None = None,
 ) -> InferencePlan:
     """Plan a job.
 
@@ -59,6 +62,9 @@ def make_plan(
         What the user chose; the rest is resolved here.
     area : Area, optional
         Blocks outside it are never run.
+    change : Change, optional
+        How change is found, from `geoscale.changes.resolve_change`; None: a map of
+        classes.
 
     Returns
     -------
@@ -76,12 +82,7 @@ def make_plan(
             f"({', '.join(card.input.bands)}), the stack supplies {len(source.bands)} "
             f"({', '.join(source.bands)})"
         )
-    frames, times = card.input.frames, len(source.times)
-    if times % frames or not times:
-        raise CardError(
-            f"`{card.name}` takes {frames} dates at once, the stack has {times} time "
-            f"steps ({', '.join(source.times[:6])}); choose a multiple of {frames}"
-        )
+    groups = group_steps(change, source.times, card)
     height, width = (int(n) for n in source.geobox.shape)
     asked = inference or Inference()
     chosen = resolve_inference(asked, card, (height, width))
@@ -92,7 +93,7 @@ def make_plan(
             f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
             f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
         )
-    grid = BlockGrid(times // frames, (height, width), chosen.block)
+    grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
         source=source.spec(),
         card=card,
@@ -102,10 +103,14 @@ def make_plan(
         source_times=source.times,
         inference=chosen,
         output=wanted.model_copy(
-            update={"chunk": wanted.chunk or choose_chunk(chosen.block)}
+            update={
+                "chunk": wanted.chunk or choose_chunk(chosen.block),
+                "layers": wanted.layers or default_layers(change),
+            }
         ),
+        change=change,
         itemsize=int(source.dtype.itemsize),
-        states=find_states(grid, source, frames, area),
+        states=find_states(grid, source, groups, area),
         aoi=None if area is None else area.geometry,
         notes=tuple(_notes(source, card, (height, width), chosen)),
         asked=asked if asked.is_measured else None,
@@ -193,7 +198,7 @@ def _default_block(stride: int, merge: str, shape: tuple[int, int]) -> int:
 
 
 def find_states(
-    grid: BlockGrid, source: Source, frames: int, area: Area | None
+    grid: BlockGrid, source: Source, groups: Sequence[Passes], area: Area | None
 ) -> NDArray[np.uint8]:
     """Tell which blocks are to be run; reads nothing.
 
@@ -203,8 +208,9 @@ def find_states(
         How the output is cut.
     source : Source
         Asked only which blocks it covers.
-    frames : int
-        Time steps of the stack per time step of the output.
+    groups : sequence of Passes
+        By time step of the output; all the time steps of the stack that one is made
+        of must be covered.
     area : Area or None
         Area of interest.
 
@@ -215,9 +221,9 @@ def find_states(
     """
     ys, xs = grid.edges()
     covered = np.ones(grid.counts, bool)
-    for time in range(grid.times):
-        for frame in range(time * frames, (time + 1) * frames):
-            covered[time] &= source.covers_cells(ys, xs, frame)
+    for time, passes in enumerate(groups):
+        for step in join_steps(passes):
+            covered[time] &= source.covers_cells(ys, xs, step)
     states = np.where(covered, RUN, NO_ITEM)
     if area is not None:
         states[:, ~area.touches(ys, xs)] = OUTSIDE

@@ -217,6 +217,7 @@ def _replan(plan: InferencePlan, source: Source, inference: Inference) -> Infere
         inference=inference,
         output=plan.output.model_copy(update={"chunk": _asked_chunk(plan)}),
         area=area,
+        change=plan.change,
     )
 
 
@@ -258,7 +259,7 @@ def take_sample(plan: InferencePlan, source: Source, trust_code: bool = False) -
     for number in picks:
         task = plan.task(int(number))
         for window in _windows(plan, task.core, count if len(picks) < count else 1):
-            pixels = source.read(window.clip(plan.shape), task.times)
+            pixels = source.read(window.clip(plan.shape), task.passes[0])
             x, usable = prepare.prepare(pixels.data, pixels.valid)
             pad = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]))
             found.append((float(usable.mean()), np.pad(x, pad, mode="symmetric")))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from geoscale.chunks import BlockGrid
 from geoscale.errors import PlanError
+from geoscale.passes import take_turns
 from geoscale.patches import Lattice
 from geoscale.planner import find_states
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN
@@ -63,7 +64,7 @@ def test_a_million_blocks_and_450_000_items_are_matched_in_seconds():
     grid = BlockGrid(1, (side, side), block)
     assert len(grid) == 1_000_000
     source = Boxes(boxes, (side, side))
-    states = find_states(grid, source, 1, None).reshape(1000, 1000)
+    states = find_states(grid, source, take_turns(1, 1), None).reshape(1000, 1000)
     assert (states[:500] == RUN).all()
     assert (states[520:, 520:] == NO_ITEM).all()
     some = rng.integers(0, 1000, (200, 2))
@@ -79,7 +80,9 @@ def test_outside_the_area_nothing_is_run():
 
     grid = BlockGrid(1, (100, 100), 25)
     boxes = np.array([[0.0, 0.0, 100.0, 60.0]])
-    states = find_states(grid, Boxes(boxes, (100, 100)), 1, Area()).reshape(4, 4)
+    states = find_states(
+        grid, Boxes(boxes, (100, 100)), take_turns(1, 1), Area()
+    ).reshape(4, 4)
     assert states.tolist() == [
         [RUN, RUN, RUN, NO_ITEM],
         [RUN, RUN, RUN, OUTSIDE],

@@ -6,19 +6,20 @@ it defines the result, Dask and shards may only make it faster.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from geoscale.engine.failures import classify, describe
-from geoscale.engine.on_device import offers_canvas, open_canvas
-from geoscale.engine.patchwork import Patchwork, Timer
+from geoscale.engine.one_pass import OnePass
+from geoscale.engine.patchwork import Timer
 from geoscale.engine.shared import SharedScores
 from geoscale.errors import BlockError
 from geoscale.faults import point
-from geoscale.patches import Patch
-from geoscale.plans import BlockTask, InferencePlan
+from geoscale.passes import BlockTask, Pass, PassTask
+from geoscale.plans import InferencePlan
 from geoscale.types import (
     Array,
     Bool,
@@ -60,7 +61,7 @@ class Kernel:
     """Fill, scale and normalise."""
     predictor: Predictor
     """The model that this process holds."""
-    task: Task
+    task: Task | PassTask
     """What becomes of the scores."""
     device_lock: AbstractContextManager[object]
     """Held while the patches of one block are run."""
@@ -153,116 +154,37 @@ def infer_block(
         assets that were missing, if any.
     """
     timer = timer or Timer()
-    with timer("read"):
-        pixels = kernel.source.read(task.read, task.times)
-        _check_pixels(kernel, task, pixels)
-    layers, counters = infer_pixels(kernel, task, pixels, timer)
-    if pixels.missing:
-        told = [[m.item, list(m.bands), m.why] for m in pixels.missing]
-        return layers, counters | {"missing": told}
-    return layers, counters
+    fold = None
+    if isinstance(kernel.task, PassTask):
+        fold = kernel.task.begin(task.core.shape)
+    assert fold is not None or len(task.passes) == 1, "scores of passes need a fold"
+    counters: Counter[str] = Counter()
+    told: list[list[Any]] = []
+    layers: dict[str, Array] = {}
+    for number, steps in enumerate(task.passes):
+        with timer("read"):
+            pixels = kernel.source.read(task.read, steps)
+            _check_pixels(kernel, task, steps, pixels)
+        told += [[m.item, list(m.bands), m.why] for m in pixels.missing]
+        one = OnePass(kernel, task, steps, timer)
+        if fold is None:
+            layers = one.finish(pixels)
+        else:
+            scores, keep = one.score(pixels)
+            del pixels  # before the next pass is read
+            with timer("finish"):
+                fold.add(number, scores, keep)
+        counters.update(one.counters)
+    if fold is not None:
+        with timer("finish"):
+            layers, keep = fold.finish()
+        counters["valid_px"] = int(keep.sum())
+    found: dict[str, Any] = {**counters, "core_px": task.core.size}
+    return layers, (found | {"missing": told} if told else found)
 
 
-def infer_pixels(
-    kernel: Kernel, task: BlockTask, pixels: Pixels, timer: Timer
-) -> tuple[dict[str, Array], dict[str, int | float]]:
-    """Make the layers of one block from pixels that were read.
-
-    Parameters
-    ----------
-    kernel : Kernel
-        Neither source nor sink is used.
-    task : BlockTask
-        Which block.
-    pixels : Pixels
-        Of the task's read window.
-    timer : Timer
-        Gets the seconds of each phase.
-
-    Returns
-    -------
-    dict of ndarray
-        One array per layer.
-    dict
-        Counters.
-    """
-    fell_back = 0
-    if offers_canvas(kernel):
-        done = _infer_on_device(kernel, task, pixels, timer)
-        if done is not None:
-            return done
-        fell_back = 1
-    with timer("prepare"):
-        channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
-        keep, listed, wanted = _choose(
-            kernel, task, usable[task.core.within(task.read)]
-        )
-    work = Patchwork(kernel, task, timer)
-    # The device is held for the whole block, not for a batch at a time: blocks in
-    # flight then take turns, and one reads and writes while the other infers. By the
-    # batch they would end together and read together, beside a device that idles.
-    # No patch, no device.
-    if wanted:
-        with timer.holding(kernel.device_lock):
-            work.run(channels, wanted)
-    merged = work.finish()
-    with timer("finish"):
-        layers = kernel.task.finish(merged, keep)
-    counters = _count(task, listed, work.ran, keep)
-    counters["shared_patches"] = work.kept
-    if fell_back:
-        counters["canvas_fallback"] = fell_back
-    return layers, counters
-
-
-def _infer_on_device(
-    kernel: Kernel, task: BlockTask, pixels: Pixels, timer: Timer
-) -> tuple[dict[str, Array], dict[str, int | float]] | None:
-    """As `infer_pixels`, on a canvas; None where the device's memory does not do."""
-    with timer("prepare"):
-        canvas = open_canvas(kernel, task, pixels)
-        if canvas is None:
-            return None
-        keep, listed, wanted = _choose(kernel, task, canvas.usable())
-    counters = _count(task, listed, len(wanted), keep) | {"canvas": 1}
-    if not wanted:
-        nothing = Patchwork(kernel, task, timer).finish()
-        return kernel.task.finish(nothing, keep), counters
-    with timer.holding(kernel.device_lock), timer("predict"):
-        fits = canvas.run([(p.window, p.gives) for p in wanted], keep)
-    if not fits:
-        return None
-    # outside the lock: the next block's work is queued behind this one's meanwhile
-    with timer("predict"):
-        layers = canvas.fetch()
-    return layers, counters
-
-
-def _choose(
-    kernel: Kernel, task: BlockTask, usable: Bool
-) -> tuple[Bool, list[Patch], list[Patch]]:
-    """Pixels that get a class; all patches of the block; those worth running."""
-    keep = usable
-    if kernel.mask is not None:
-        keep = keep & kernel.mask(task.core)
-    listed = kernel.plan.lattice.touching(task.core)
-    return keep, listed, [p for p in listed if keep[p.gives.within(task.core)].any()]
-
-
-def _count(
-    task: BlockTask, listed: list[Patch], ran: int, keep: Bool
-) -> dict[str, int | float]:
-    return {
-        "patches": ran,
-        "shared_patches": 0,
-        "lattice_patches": len(listed),
-        "valid_px": int(keep.sum()),
-        "core_px": task.core.size,
-    }
-
-
-def _check_pixels(kernel: Kernel, task: BlockTask, pixels: Pixels) -> None:
-    frames, bands = len(task.times), len(kernel.source.bands)
+def _check_pixels(kernel: Kernel, task: BlockTask, steps: Pass, pixels: Pixels) -> None:
+    frames, bands = len(steps), len(kernel.source.bands)
     expected = (frames, bands, *task.read.shape)
     if pixels.data.shape != expected or pixels.valid.shape != (
         frames,

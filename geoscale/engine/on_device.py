@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from geoscale.blend import make_weights
-from geoscale.plans import BlockTask
+from geoscale.passes import BlockTask, PassTask
 from geoscale.types import Array, Bool, Canvas, CanvasPredictor, CanvasSpec, Pixels
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def offers_canvas(kernel: Kernel) -> bool:
         Whether to try.
     """
     predictor = kernel.predictor
+    if isinstance(kernel.task, PassTask):
+        return False
     return (
         isinstance(predictor, CanvasPredictor)
         and predictor.offers_canvas
@@ -54,6 +56,7 @@ def open_canvas(kernel: Kernel, task: BlockTask, pixels: Pixels) -> Canvas | Non
         The block.
     """
     assert isinstance(kernel.predictor, CanvasPredictor)
+    assert not isinstance(kernel.task, PassTask)
     layers = kernel.task.on_device
     assert layers is not None
     plan, recipe = kernel.plan, kernel.prepare.on_device

@@ -12,10 +12,11 @@ import threading
 from collections import OrderedDict
 
 from geoscale.memory import SHARED_BYTES
+from geoscale.passes import Pass
 from geoscale.types import Float
 from geoscale.windows import Window
 
-_Key = tuple[int, Window]
+_Key = tuple[Pass, Window]
 
 
 class SharedScores:
@@ -30,10 +31,10 @@ class SharedScores:
     --------
     >>> import numpy as np
     >>> kept = SharedScores(limit=100)
-    >>> kept.keep(0, Window(0, 0, 2, 2), np.ones((2, 2, 2), np.float32))
-    >>> kept.take(0, Window(0, 0, 2, 2)).sum()
+    >>> kept.keep((0,), Window(0, 0, 2, 2), np.ones((2, 2, 2), np.float32))
+    >>> kept.take((0,), Window(0, 0, 2, 2)).sum()
     np.float32(8.0)
-    >>> kept.take(1, Window(0, 0, 2, 2)) is None
+    >>> kept.take((1,), Window(0, 0, 2, 2)) is None
     True
     """
 
@@ -43,13 +44,13 @@ class SharedScores:
         self._lock = threading.Lock()
         self.bytes = 0
 
-    def take(self, time: int, window: Window) -> Float | None:
+    def take(self, steps: Pass, window: Window) -> Float | None:
         """Scores of a patch, (class, y, x); None where they are not kept.
 
         Parameters
         ----------
-        time : int
-            Time step of the output.
+        steps : Pass
+            Time steps of the stack that the network sees.
         window : Window
             The patch.
 
@@ -59,18 +60,18 @@ class SharedScores:
             Not to be changed.
         """
         with self._lock:
-            found = self._held.get((time, window))
+            found = self._held.get((steps, window))
             if found is not None:
-                self._held.move_to_end((time, window))
+                self._held.move_to_end((steps, window))
             return found
 
-    def keep(self, time: int, window: Window, scores: Float) -> None:
+    def keep(self, steps: Pass, window: Window, scores: Float) -> None:
         """Keep a copy of a patch's scores.
 
         Parameters
         ----------
-        time : int
-            Time step of the output.
+        steps : Pass
+            Time steps of the stack that the network sees.
         window : Window
             The patch.
         scores : ndarray of float32, (class, y, x)
@@ -81,9 +82,9 @@ class SharedScores:
         mine = scores.copy()  # a view would hold the whole batch
         mine.flags.writeable = False
         with self._lock:
-            old = self._held.pop((time, window), None)
+            old = self._held.pop((steps, window), None)
             self.bytes += mine.nbytes - (0 if old is None else old.nbytes)
-            self._held[time, window] = mine
+            self._held[steps, window] = mine
             while self.bytes > self._limit:
                 _, gone = self._held.popitem(last=False)
                 self.bytes -= gone.nbytes
