@@ -272,4 +272,4 @@ def _has_scores(layer: Layer, template: OutputTemplate) -> bool:
     quantised = layer.dtype == "uint8" and "scale_factor" in dict(layer.attrs)
     if layer.classes:
         return layer.classes == len(template.classes) and (half or quantised)
-    return (quantised or half) and "probability" in layer.name
+    return (half or quantised) and "probability" in layer.name
