@@ -274,7 +274,7 @@ def test_a_change_job_that_is_killed_equals_the_clean_run(data_dir, tmp_path, pr
         job = {
             "imagery": eolearn(data_dir),
             "model": card,
-            "inference": {"block": 12},
+            "inference": {"block": 8},
             "output": {"to": f"{name}.zarr"},
         }
         path = tmp_path / f"{name}.yaml"
