@@ -7,7 +7,7 @@ introduces them. Contracts are prose here and tests in `geoscale.testing`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,10 @@ class Pixels:
     """(time, y, x), True where every band holds a usable value."""
     missing: tuple[Missing, ...] = ()
     """Assets that could not be had, where the job allows that."""
+    shown: Bool | None = None
+    """(time, y, x), True where there is imagery, be it of clouds; None: as `valid`."""
+    layers: Mapping[str, Array] = field(default_factory=dict)
+    """(time, y, x) each: what the source tells of pixels and the output stores."""
 
 
 @runtime_checkable
@@ -276,6 +280,11 @@ class Layer:
     def block_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one block of this layer, without the time axis."""
         return (self.classes, *shape) if self.classes else shape
+
+    @property
+    def resampling(self) -> str | None:
+        """How coarser copies are made, where the layer itself says so."""
+        return dict(self.attrs).get("resampling")
 
     @property
     def itemsize(self) -> int:

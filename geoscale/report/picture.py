@@ -14,7 +14,7 @@ from geoscale.errors import GeoscaleError
 from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
 from geoscale.sources.composite import CompositeSource
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.raster import RasterSource
 from geoscale.template import OutputTemplate
 from geoscale.types import Array
@@ -103,7 +103,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     """
     frame = plan.newest(time)
     try:
-        found = source_of(plan).read(window, [frame])
+        found = unjudged(source_of(plan)).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
         return None
     return _paint(plan, found.data[0], found.valid[0])
