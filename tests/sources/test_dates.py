@@ -165,7 +165,10 @@ def test_the_median_is_that_of_stackstac_and_xarray(season):
     got = source.read(whole(source), [0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stack = gs.open_stack(items, bands=["red", "nir", "scl"], engine="stackstac")
+        names = ["red", "nir", "scl"]
+        stack = gs.open_stack(
+            items, bands=names, engine="stackstac", resampling="nearest"
+        )
         stack = stack.compute()
         clear = stack.sel(band="scl").isin([4, 5])
         wanted = stack.sel(band=["red", "nir"]).where(clear).median("time")
