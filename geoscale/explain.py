@@ -119,7 +119,8 @@ def _dates(plan: InferencePlan) -> list[tuple[str, str]]:
     votes, mask = source.get("votes"), source["mask"]
     count = sum(len(one[-1]) for one in votes or source["periods"])
     how = "each classified, then they vote" if votes else source["method"]
-    said = f"{count} scenes in {len(votes or source['periods'])} periods  {how}"
+    periods = len(votes or source["periods"])
+    said = f"{count} scenes in {periods} period{'s' * (periods > 1)}  {how}"
     if mask is not None:
         by = mask.get("model") or mask.get("asset")
         said += f"  clear by {by}, {mask['dilate']} px dilated"

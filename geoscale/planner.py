@@ -128,8 +128,10 @@ def _group(
         return group_steps(change, source.times, card)
     if change is not None or card.input.frames > 1:
         raise CardError(
-            f"composite vote is for models that classify one date; `{card.name}` takes "
-            f"{card.input.frames} for {card.task}: choose median, or another composite"
+            "composite vote is for models that classify one date, and for maps of "
+            f"classes; `{card.name}` takes {card.input.frames}, the job makes "
+            f"{'classes' if change is None else 'change'}: choose median, or another "
+            "composite"
         )
     return [tuple((step,) for step in steps) for _, _, steps in spec["votes"]]
 

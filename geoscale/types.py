@@ -51,7 +51,7 @@ class Pixels:
     shown: Bool | None = None
     """(time, y, x), True where there is imagery, be it of clouds; None: as `valid`."""
     layers: Mapping[str, Array] = field(default_factory=dict)
-    """(time, y, x) each: what the source tells of pixels and the output stores."""
+    """(time, y, x) each: what the output stores of the source's."""
 
 
 @runtime_checkable
@@ -245,8 +245,7 @@ class Canvas(Protocol):
     def run(self, patches: Sequence[tuple[Window, Window]], keep: Bool) -> bool:
         """Run patches (window, what it gives) and finish the pixels of `keep`.
 
-        Work may still be under way on the device. False: its memory does not do,
-        and the block must be made without a canvas.
+        Work may still be under way. False: the device's memory does not do.
         """
         ...
 
@@ -294,11 +293,6 @@ class Layer:
     def block_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one block of this layer, without the time axis."""
         return (self.classes, *shape) if self.classes else shape
-
-    @property
-    def resampling(self) -> str | None:
-        """How coarser copies are made, where the layer itself says so."""
-        return dict(self.attrs).get("resampling")
 
     @property
     def itemsize(self) -> int:

@@ -75,12 +75,13 @@ def make(bohinj, tmp_path):
     items, scenes, clouds = bohinj
     items = save(items, tmp_path)
 
-    def run(name, *, model=None, block=64, output=None, **imagery):
+    def run(name, *, model=None, block=64, output=None, task=None, **imagery):
         job = parse_job(
             {
                 "imagery": {"items": items, **imagery},
                 "model": model or small(tmp_path),
                 "inference": {"block": block},
+                "task": task,
                 "output": {"to": name, **(output or {})},
             },
             where="job",
@@ -175,6 +176,22 @@ def test_pairs_tell_the_dates_of_both(make, tmp_path):
     item = next(p for p in (tmp_path / "cogs").rglob("*.json") if p != catalogue)
     bands = json.loads(item.read_text())["assets"]["observed"]["bands"]
     assert [one["name"] for one in bands] == ["observed-earlier", "observed-later"]
+
+
+def test_dates_that_are_compared_tell_both(make):
+    """One after the other, not as channels: the same axis."""
+    run, _, clouds = make
+    periods = {"before": "2015-07", "after": "2015-08/2015-09"}
+    _, url = run(
+        "change", task="change", composite="median", mask=MASK, periods=periods,
+        layers=["observations"],
+    )  # fmt: skip
+    counts = layer(url, "observations")[0]
+    assert (counts == np.stack([(~clouds[:2]).sum(0), (~clouds[2:]).sum(0)])).all()
+    hidden = clouds[:2].all(axis=0) | clouds[2:].all(axis=0)
+    assert ((layer(url, "change")[0] == 255) == hidden).all()
+    final = json.loads((gs_path(url) / "final.json").read_text())
+    assert final["no_clear_view"][0]["no_clear_view_px"] == hidden.sum()
 
 
 def two_dates(folder):

@@ -277,7 +277,8 @@ def _mean_of_bytes(data: Array) -> Array:
 
 def find_method(layer: Layer) -> str:
     """Tell how a layer is made coarser: ``mode``, ``average`` or ``nearest``."""
-    return layer.resampling or ("mode" if is_categorical(layer) else "average")
+    said = dict(layer.attrs).get("resampling")
+    return str(said or ("mode" if is_categorical(layer) else "average"))
 
 
 def _quads(data: Array, fill: float) -> list[Array]:
