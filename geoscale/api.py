@@ -27,6 +27,7 @@ from geoscale.engine.lease import Lease
 from geoscale.engine.stopping import Stop
 from geoscale.errors import JobError, OutputError
 from geoscale.job import Job, load_job
+from geoscale.judging import find_judging
 from geoscale.launch import (
     allowed_worker_bytes,
     check_room,
@@ -187,6 +188,7 @@ def plan_job(
         grid=job.grid,
         bands=card.input.bands,
         sensor=card.input.sensor,
+        judging=find_judging(job.imagery.mask),
     )
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))

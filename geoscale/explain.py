@@ -38,6 +38,7 @@ def describe_plan(
     """
     lines = [
         ("imagery", _imagery(plan)),
+        *_dates(plan),
         ("grid", _grid(plan)),
         ("model", _model(plan)),
         *_change(plan),
@@ -108,6 +109,22 @@ def _imagery(plan: InferencePlan) -> str:
         f"{times} time x {bands} band x {height:,} y x {width:,} x  "
         f"{_bytes(size)}  {span}"
     )
+
+
+def _dates(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say how scenes become images, where they do."""
+    source = plan.source
+    if source.get("kind") != "composite":
+        return []
+    votes, mask = source.get("votes"), source["mask"]
+    count = sum(len(one[-1]) for one in votes or source["periods"])
+    how = "each classified, then they vote" if votes else source["method"]
+    periods = len(votes or source["periods"])
+    said = f"{count} scenes in {periods} period{'s' * (periods > 1)}  {how}"
+    if mask is not None:
+        by = mask.get("model") or mask.get("asset")
+        said += f"  clear by {by}, {mask['dilate']} px dilated"
+    return [("dates", said)]
 
 
 def _grid(plan: InferencePlan) -> str:
@@ -189,9 +206,10 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 
 
 def _writes(plan: InferencePlan) -> str:
-    layers = ", ".join(plan.layers)
+    names = [*plan.layers, *plan.source.get("layers", ())]
+    layers = ", ".join(names)
     size = plan.grid.block_px
-    files = len(plan.numbers()) * len(plan.layers)
+    files = len(plan.numbers()) * len(names)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
         f"at most {_bytes(plan.output_bytes(count_planes(plan)))} in {files:,} files"
@@ -202,7 +220,9 @@ def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
     size = 2 if plan.output.scores_dtype == "float16" else 1
     wide = {"scores": size * len(plan.card.output.classes), "probability": size}
-    return sum(wide.get(name, 1) for name in plan.layers)
+    extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
+    wide["observations"] = 2
+    return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 
 def describe_time(pixels: int, mpx_per_s: float, cost: float | None) -> str:

@@ -106,11 +106,16 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
         for name, value in job.imagery.model_dump(exclude_unset=True).items()
         if name in ("items", "zarr", "files")
     }
+    mask = job.imagery.mask
+    if mask is not None and mask.model is not None:
+        imagery["mask"] = mask.model_copy(
+            update={"model": _card_path(mask.model, base)}
+        )
     aoi = job.grid.aoi  # GeoJSON in the job itself holds words, no paths
     grid = {"aoi": _absolute(aoi, base)} if isinstance(aoi, str) else {}
     model = job.model
-    if isinstance(model, str) and model.lower().endswith((".yaml", ".yml", ".json")):
-        model = _absolute(model, base)
+    if isinstance(model, str):
+        model = _card_path(model, base)
     output = {"to": _absolute(job.output.to, base)}
     return job.model_copy(
         update={
@@ -120,6 +125,12 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
             "output": job.output.model_copy(update=output),
         }
     )
+
+
+def _card_path(model: str, base: Path) -> str:
+    """Anchor a card's file; names of the catalogue stay."""
+    is_file = model.lower().endswith((".yaml", ".yml", ".json"))
+    return str(_absolute(model, base)) if is_file else model
 
 
 def _absolute(value: Any, base: Path) -> Any:

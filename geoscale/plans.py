@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -108,13 +108,26 @@ class InferencePlan:
         return self.output.layers
 
     @property
+    def votes(self) -> Sequence[Any]:
+        """Name, label and time steps of each period whose scenes vote."""
+        found: Sequence[Any] = self.source.get("votes", ())
+        return found
+
+    @property
     def times(self) -> tuple[str, ...]:
-        """Label of every time step of the output: that of its newest frame."""
+        """Label of every time step of the output: that of its newest frame.
+
+        Where scenes vote: where their period begins.
+        """
+        if self.votes:
+            return tuple(label for _, label, _ in self.votes)
         return tuple(self.source_times[self.newest(t)] for t in range(len(self.groups)))
 
     @cached_property
     def groups(self) -> tuple[Passes, ...]:
         """Passes of every time step of the output, by time steps of the stack."""
+        if self.votes:
+            return tuple(tuple((s,) for s in steps) for _, _, steps in self.votes)
         return group_steps(self.change, self.source_times, self.card)
 
     def newest(self, time: int) -> int:

@@ -25,7 +25,7 @@ from geoscale.options import Inference
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.types import Float, Json, Source
 from geoscale.windows import Window
 from geoscale.words import redact
@@ -250,7 +250,7 @@ def take_sample(plan: InferencePlan, source: Source, trust_code: bool = False) -
     PlanError
         If none of the places has a valid pixel.
     """
-    prepare = Preprocessor.from_card(plan.card, trust_code)
+    prepare, seen = Preprocessor.from_card(plan.card, trust_code), unjudged(source)
     height, width = plan.lattice.patch_shape
     count = int(np.clip(SAMPLE_PX // (height * width), 2, 8))
     numbers = plan.numbers()
@@ -259,7 +259,7 @@ def take_sample(plan: InferencePlan, source: Source, trust_code: bool = False) -
     for number in picks:
         task = plan.task(int(number))
         for window in _windows(plan, task.core, count if len(picks) < count else 1):
-            pixels = source.read(window.clip(plan.shape), task.passes[0])
+            pixels = seen.read(window.clip(plan.shape), task.passes[0])
             x, usable = prepare.prepare(pixels.data, pixels.valid)
             pad = ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]))
             found.append((float(usable.mean()), np.pad(x, pad, mode="symmetric")))

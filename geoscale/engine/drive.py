@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from geoscale.engine.dates import list_unclear
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.stopping import Stop
@@ -273,6 +274,7 @@ def finalize(
                 "blocks": len(ledger.done),
                 "verified_objects": found.checked,
                 "totals": {k: round(v, 3) for k, v in ledger.totals.items()},
+                "no_clear_view": list_unclear(plan, ledger),
                 "missing_assets": [row for _, row in sorted(ledger.missing.items())],
             }
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
@@ -153,6 +154,7 @@ def gather_facts(url: str) -> Json:
         "timing": measure_timing(ledger.sample),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
+        "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],
         "grid": _describe_grid(plan),
         "made": _describe_making(plan, final),
         "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},

@@ -16,7 +16,7 @@ from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
 from geoscale.results.layers import Flag
 from geoscale.sources.composite import CompositeSource
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.raster import RasterSource
 from geoscale.types import Array
 from geoscale.windows import Window
@@ -133,7 +133,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     """
     frame = plan.newest(time)
     try:
-        found = source_of(plan).read(window, [frame])
+        found = unjudged(source_of(plan)).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
         return None
     return _paint(plan, found.data[0], found.valid[0])
