@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from geoscale.plans import InferencePlan
     from geoscale.sources.arrays import ArraySource
     from geoscale.sources.composite import CompositeSource
+    from geoscale.sources.shifted import ShiftedSource
     from geoscale.types import Json, Source
 
-    AnySource = RasterSource | ArraySource | CompositeSource
+    AnySource = RasterSource | ArraySource | CompositeSource | ShiftedSource
 
 
 def open_source(
@@ -233,7 +234,7 @@ def list_sources(plan: InferencePlan) -> list[str]:
     list of str
         In the order of (time, id).
     """
-    holds = plan.source.get("kind") in ("raster", "composite")
+    holds = plan.source.get("kind") in ("raster", "composite", "shifted")
     return source_of(plan).item_ids if holds else []
 
 
@@ -259,6 +260,12 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
         from geoscale.sources.composite import CompositeSource
 
         return CompositeSource.from_spec(spec, tables)
+    if kind == "shifted":
+        from geoscale.sources.shifted import ShiftedSource
+
+        base: Any = source_from_spec(spec["base"], tables)
+        y, x = spec["shift"]
+        return ShiftedSource(base, y, x, spec["first"])
     from geoscale.sources.arrays import ArraySource, ZarrSource
 
     if kind == "zarr":
