@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.spread import share_rows, spread
 from geoscale.windows import Window
 
 Taper = Literal["hann", "linear", "flat"]
@@ -104,6 +105,13 @@ class Accumulator:
 
     def finish(self) -> NDArray[np.float32]:
         """Give the mean, (class, y, x); 0 where no patch came."""
-        weight = np.where(self._weight == 0, np.float32(1), self._weight)
-        self._sum /= weight
+
+        def work(rows: slice) -> None:
+            """Divide some rows."""
+            weight = self._weight[rows]
+            np.copyto(weight, np.float32(1), where=weight == 0)
+            for total in self._sum:
+                total[rows] /= weight
+
+        spread(work, share_rows(self._sum.shape[1], self._sum[:, 0].nbytes))
         return self._sum

@@ -22,6 +22,7 @@ how the stack is cut into blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -308,3 +309,38 @@ def reflect_index(start: int, stop: int, lo: int, hi: int) -> NDArray[np.intp]:
     period = 2 * (size - 1)
     offset = (np.arange(start, stop, dtype=np.intp) - lo) % period
     return lo + np.minimum(offset, period - offset)
+
+
+def iter_runs(index: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
+    """Cut an index into runs that go up or down by one.
+
+    Parameters
+    ----------
+    index : ndarray of intp, (n,)
+        None below 0; such as `reflect_index` gives.
+
+    Yields
+    ------
+    tuple of slice
+        Where a run lies in the index, and what it names.
+
+    Examples
+    --------
+    >>> for here, there in iter_runs(reflect_index(-2, 3, 0, 9)):
+    ...     print(here, there)
+    slice(0, 3, None) slice(2, None, -1)
+    slice(3, 5, None) slice(1, 3, 1)
+    """
+    first, length = 0, len(index)
+    while first < length:
+        last = first + 1
+        step = int(index[last] - index[first]) if last < length else 1
+        if abs(step) != 1:
+            step = 1
+        else:
+            while last < length and index[last] - index[last - 1] == step:
+                last += 1
+        stop = int(index[last - 1]) + step
+        named = slice(int(index[first]), stop if stop >= 0 else None, step)
+        yield slice(first, last), named
+        first = last

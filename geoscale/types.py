@@ -155,7 +155,11 @@ class Task(Protocol):
         ...
 
     def finish(self, scores: Float, valid: Bool) -> dict[str, Array]:
-        """(class, y, x) scores and (y, x) valid → one array per layer."""
+        """(class, y, x) scores and (y, x) valid → one array per layer.
+
+        A pixel's layers hang on its own scores alone: the engine asks for any part of
+        a block. Where not valid, each layer has its fill value.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geoscale.engine.mergers import Blended, Cropped, Layered, Merger
 from geoscale.engine.on_device import offers_canvas, open_canvas
 from geoscale.engine.patchwork import Patchwork, Timer
 from geoscale.passes import BlockTask, Pass, PassTask
@@ -37,8 +38,8 @@ class OnePass:
     def __init__(
         self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
     ) -> None:
-        self._kernel, self._task, self._steps = kernel, task, steps
-        self._timer = timer
+        self._kernel, self._task, self._timer = kernel, task, timer
+        self._work = Patchwork(kernel, task, steps, timer)
         self.counters: dict[str, int] = {}
 
     def finish(self, pixels: Pixels) -> dict[str, Array]:
@@ -50,31 +51,57 @@ class OnePass:
             if layers is not None:
                 return layers
             fell_back = 1
-        scores, keep = self.score(pixels)
-        with self._timer("finish"):
-            layers = self._kernel.task.finish(scores, keep)
+        layers = self._finish_here(pixels)
         if fell_back:
             self.counters["canvas_fallback"] = fell_back
         return layers
 
     def score(self, pixels: Pixels) -> tuple[Float, Bool]:
         """Merge scores, (class, y, x); and tell which pixels of the core have some."""
-        kernel, task, timer = self._kernel, self._task, self._timer
-        with timer("prepare"):
+        channels, keep, listed, wanted = self._prepare(pixels)
+        plan, core = self._kernel.plan, self._task.core
+        classes = len(plan.card.output.classes)
+        into: Blended | Cropped
+        if plan.lattice.merge == "blend":
+            patch = plan.lattice.patch_shape
+            into = Blended(classes, core, patch, plan.inference.taper)
+        else:
+            into = Cropped(classes, core, wanted)
+        self._run(channels, wanted, into)
+        self._count(listed, keep)
+        with self._timer(into.phase):
+            return into.finish(), keep
+
+    def _finish_here(self, pixels: Pixels) -> dict[str, Array]:
+        """As `finish`, by the host."""
+        task = self._kernel.task
+        assert not isinstance(task, PassTask)
+        if self._kernel.plan.lattice.merge == "blend":
+            scores, keep = self.score(pixels)
+            with self._timer("finish"):
+                return task.finish(scores, keep)
+        channels, keep, listed, wanted = self._prepare(pixels)
+        into = Layered(task, self._task.core, keep)
+        self._run(channels, wanted, into)
+        self._count(listed, keep)
+        return into.layers
+
+    def _prepare(self, pixels: Pixels) -> tuple[Float, Bool, list[Patch], list[Patch]]:
+        """Channels; pixels that get a class; all patches; those worth running."""
+        kernel, task = self._kernel, self._task
+        with self._timer("prepare"):
             channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
-            keep, listed, wanted = _choose(
-                kernel, task, usable[task.core.within(task.read)]
-            )
-        work = Patchwork(kernel, task, self._steps, timer)
+            inside = usable[task.core.within(task.read)]
+            return channels, *_choose(kernel, task, inside)
+
+    def _run(self, channels: Float, wanted: list[Patch], into: Merger) -> None:
         # The device is held for the whole block, not for a batch at a time: blocks in
         # flight then take turns, and one reads and writes while the other infers. By
         # the batch they would end together and read together, beside a device that
         # idles. No patch, no device.
         if wanted:
-            with timer.holding(kernel.device_lock):
-                work.run(channels, wanted)
-        self._count(listed, work.ran, keep, work.kept)
-        return work.finish(), keep
+            with self._timer.holding(self._kernel.device_lock):
+                self._work.run(channels, wanted, into)
 
     def _finish_on_device(self, pixels: Pixels) -> dict[str, Array] | None:
         """As `finish`, on a canvas; None where the device's memory does not do."""
@@ -86,10 +113,9 @@ class OnePass:
                 return None
             keep, listed, wanted = _choose(kernel, task, canvas.usable())
         if not wanted:
-            nothing = Patchwork(kernel, task, self._steps, timer).finish()
-            self._count(listed, 0, keep)
+            self._count(listed, keep)
             self.counters["canvas"] = 1
-            return kernel.task.finish(nothing, keep)
+            return Layered(kernel.task, task.core, keep).layers
         with timer.holding(kernel.device_lock), timer("predict"):
             fits = canvas.run([(p.window, p.gives) for p in wanted], keep)
         if not fits:
@@ -97,14 +123,15 @@ class OnePass:
         # outside the lock: the next block's work is queued behind this one's meanwhile
         with timer("predict"):
             layers = canvas.fetch()
-        self._count(listed, len(wanted), keep)
+        self._work.ran = len(wanted)
+        self._count(listed, keep)
         self.counters["canvas"] = 1
         return layers
 
-    def _count(self, listed: list[Patch], ran: int, keep: Bool, kept: int = 0) -> None:
+    def _count(self, listed: list[Patch], keep: Bool) -> None:
         self.counters = {
-            "patches": ran,
-            "shared_patches": kept,
+            "patches": self._work.ran,
+            "shared_patches": self._work.kept,
             "lattice_patches": len(listed),
             "valid_px": int(keep.sum()),
         }

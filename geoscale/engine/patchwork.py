@@ -1,4 +1,4 @@
-"""The patches of one block: gathered, run in batches of one shape, merged.
+"""The patches of one block: gathered, run in batches of one shape, handed on.
 
 Scores come in lattice order, whatever is run, in which batch, or was kept from a
 neighbouring block: sums of floats depend on their order.
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoscale.blend import Accumulator, make_weights
+from geoscale.engine.mergers import Merger
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
 from geoscale.passes import BlockTask, Pass
-from geoscale.patches import Patch, reflect_index
+from geoscale.patches import Patch, iter_runs, reflect_index
 from geoscale.types import Float
 from geoscale.windows import Window
 
@@ -55,7 +55,7 @@ class Timer:
 
 
 class Patchwork:
-    """Merges the scores of a block's patches on the host.
+    """Runs the patches of a block on the host.
 
     Parameters
     ----------
@@ -83,18 +83,10 @@ class Patchwork:
         self._steps = steps
         self._classes = len(kernel.plan.card.output.classes)
         self._lattice = kernel.plan.lattice
-        self._shape = (self._classes, *task.core.shape)
-        self._mixed: Accumulator | None = None
-        if self._lattice.merge == "blend":
-            taper = kernel.plan.inference.taper
-            self._mixed = Accumulator(self._classes, task.core)
-            self._weights = make_weights(self._lattice.patch_shape, taper)
-        else:
-            self._cropped: Float | None = None
         self.ran = self.kept = 0
 
-    def run(self, channels: Float, wanted: list[Patch]) -> None:
-        """Run patches and merge their scores.
+    def run(self, channels: Float, wanted: list[Patch], into: Merger) -> None:
+        """Run patches and hand their scores on.
 
         Parameters
         ----------
@@ -102,32 +94,12 @@ class Patchwork:
             Of the task's read window, ready for the network.
         wanted : list of Patch
             In lattice order.
+        into : Merger
+            Takes the scores.
         """
-        if self._mixed is None:
-            # what no patch gives is 0; where all are run there is no such pixel, and
-            # clearing it would take as long as filling it
-            whole = sum(p.gives.size for p in wanted) == self._task.core.size
-            self._cropped = (np.empty if whole else np.zeros)(self._shape, np.float32)
         for patch, scores in self._predict(channels, wanted):
-            with self._timer("merge"):
-                self._add(patch, scores)
-
-    def finish(self) -> Float:
-        """Scores of the block, (class, y, x); 0 where no patch came."""
-        with self._timer("merge"):
-            if self._mixed is not None:
-                return self._mixed.finish()
-            if self._cropped is None:
-                self._cropped = np.zeros(self._shape, np.float32)
-            return self._cropped
-
-    def _add(self, patch: Patch, scores: Float) -> None:
-        if self._mixed is not None:
-            self._mixed.add(scores, self._weights, patch.window, patch.gives)
-            return
-        assert self._cropped is not None
-        here = (slice(None), *patch.gives.within(self._task.core))
-        self._cropped[here] = scores[(slice(None), *patch.gives.within(patch.window))]
+            with self._timer(into.phase):
+                into.add(patch, scores)
 
     def _predict(
         self, channels: Float, wanted: list[Patch]
@@ -135,7 +107,7 @@ class Patchwork:
         """Yield each patch with its scores, in lattice order."""
         steps, store = self._steps, self._kernel.shared
         kept: dict[Window, Float] = {}
-        if self._mixed is not None:
+        if self._lattice.merge == "blend":
             found = ((p.window, store.take(steps, p.window)) for p in wanted)
             kept = {window: scores for window, scores in found if scores is not None}
         self.kept = len(kept)
@@ -158,7 +130,7 @@ class Patchwork:
             yield patch, scores
 
     def _is_kept(self, window: Window) -> bool:
-        if self._mixed is None:
+        if self._lattice.merge != "blend":
             return False
         return is_shared(window, self._task.core, self._lattice.shape)
 
@@ -213,4 +185,7 @@ def take_patch(
         return
     rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
     columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
-    out[:] = channels[:, rows[:, None], columns]
+    # slices are copied row by row; an index would be looked up for every pixel
+    for to_y, from_y in iter_runs(rows):
+        for to_x, from_x in iter_runs(columns):
+            out[:, to_y, to_x] = channels[:, from_y, from_x]

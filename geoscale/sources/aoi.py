@@ -21,6 +21,7 @@ from geoscale.sources.antimeridian import (
     wrap,
 )
 from geoscale.sources.fields import normalise_crs
+from geoscale.sources.inside import find_inside
 from geoscale.sources.settings import Grid
 from geoscale.sources.utm import Zone
 from geoscale.types import Bool, Ints, Json
@@ -104,15 +105,7 @@ class Area:
 
     def mask(self, window: Window) -> Bool:
         """Give bool (y, x): True where a pixel's centre lies in the area."""
-        from affine import Affine
-        from rasterio.features import geometry_mask
-
-        inside: Bool = geometry_mask(
-            [self._pixels],
-            out_shape=window.shape,
-            transform=Affine.translation(window.x0, window.y0),
-            invert=True,
-        )
+        inside = find_inside(self._pixels, window)
         if self.zone is not None:
             inside &= self.zone.mask(self._geobox, window)
         return inside
