@@ -31,8 +31,9 @@ class Job(BaseModel):
     """Where pixels come from."""
     grid: Grid = Grid()
     """Grid of the output; default: the imagery's own."""
-    model: str | dict[str, Any]
-    """Catalogue name, path or URL of a card, or a card's fields."""
+    model: str | dict[str, Any] | None = None
+    """Catalogue name, path or URL of a card, or a card's fields; some ways to find
+    change need none."""
     task: TaskName | None = None
     """What to make; default: what the model is for."""
     change: Change | None = None

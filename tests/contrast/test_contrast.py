@@ -19,7 +19,7 @@ from geoscale.contrast.thresholds import find_threshold
 from geoscale.contrast.vectors import fit_vectors
 from geoscale.errors import PlanError
 from geoscale.windows import Window
-from tests.contrast.conftest import Held, everywhere
+from tests.support.held import Held, everywhere
 
 BANDS = tuple("abcdef")
 
