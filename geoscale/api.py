@@ -177,10 +177,11 @@ def plan_job(
     """
     job = job if isinstance(job, Job) else load_job(job)
     named = None if job.model is None else load_model(job.model)
+    if job.grid.crs == UTM:
+        refuse_zones_of(job.change, named)
     card = choose_card(job.change, named, partial(_list_bands, job))
     mark, url = mark_job(job, card), as_url(job.output.to)
     if job.grid.crs == UTM:
-        refuse_zones_of(job.change, card)
         plans = plan_zones(job, card, url, mark)
         settle_one = partial(_settle, trust_code=trust_code)
         return plans.map(lambda _, plan: settle_one(plan)) if measure else plans

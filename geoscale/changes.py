@@ -74,7 +74,7 @@ def choose_card(
     return model
 
 
-def refuse_zones_of(asked: Change | None, card: ModelCard) -> None:
+def refuse_zones_of(asked: Change | None, model: ModelCard | None) -> None:
     """Refuse ``crs: utm`` where numbers of the whole area decide.
 
     Raises
@@ -82,9 +82,13 @@ def refuse_zones_of(asked: Change | None, card: ModelCard) -> None:
     JobError
         If zones would find other numbers each.
     """
-    shifts = asked is not None and asked.coregister == "shift"
-    if is_open(card) or shifts:
-        what = "coregister: shift" if shifts else f"method: {method_of(card)}"
+    chosen = asked or Change()
+    what = f"method: {chosen.method}" if chosen.is_compared else None
+    if model is not None and is_open(model):
+        what = f"method: {method_of(model)}"
+    if chosen.coregister == "shift":
+        what = "coregister: shift"
+    if what is not None:
         raise JobError(
             f"`change.{what}` takes numbers of the whole area; with `grid.crs: utm` "
             "every zone would find its own, with seams between them: set grid.crs to "

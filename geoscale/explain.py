@@ -180,12 +180,17 @@ def describe_learned(plan: InferencePlan) -> list[str]:
         by = {"otsu": "by Otsu's method", "job": "given by the job"}[told["by"]]
         text = f"{told['method']} threshold {told['threshold']:.3g} {by}"
         if "pixels" in told:
-            text += f"  {told['pixels']:,} px of {told['places']} places"
+            text += f"  {told['pixels']:,} px of {count_places(told['places'])}"
         if "rounds" in told:
             found = ", ".join(f"{rho:.3f}" for rho in told["correlations"])
             text += f"  {told['rounds']} rounds, correlations {found}"
         lines.append(text)
     return lines + [_shift(one, told) for one in told.get("shifts", ())]
+
+
+def count_places(number: int) -> str:
+    """Say how many places there are."""
+    return "1 place" if number == 1 else f"{number} places"
 
 
 def _shift(one: Json, told: Json) -> str:
@@ -194,7 +199,7 @@ def _shift(one: Json, told: Json) -> str:
         return f"{ends} not known: no place shows enough texture at both dates"
     return (
         f"{ends} {one['y']:+.2f} px along y, {one['x']:+.2f} px along x (spread "
-        f"{one['spread']:.2f} px over {one['places']} places)"
+        f"{one['spread']:.2f} px over {count_places(one['places'])})"
         + (", corrected" if "shifted" in told else "")
     )
 

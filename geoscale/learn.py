@@ -9,6 +9,7 @@ no result depends on the cut, and none on who did the work.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from geoscale.contrast.thresholds import find_threshold
 from geoscale.contrast.vectors import fit_vectors
 from geoscale.engine.journal import Journal
 from geoscale.errors import MissingDependencyError, PlanError
+from geoscale.explain import count_places
 from geoscale.features import find_feature_threshold
 from geoscale.passes import Pass, join_steps
 from geoscale.plans import InferencePlan
@@ -31,6 +33,8 @@ from geoscale.types import Json, Source
 
 if TYPE_CHECKING:
     from distributed import Client
+
+_LOG = logging.getLogger(__name__)
 
 FEW = 16
 """Places that are asked where no numbers are wanted of them."""
@@ -191,7 +195,10 @@ class _Lesson:
             }
             told.append(ends | ({"places": 0} if found is None else found.to_dict()))
         self._told["shifts"] = told
-        self._notes += [text for one in told if (text := _warn(one, self._plan))]
+        for text in (_warn(one, self._plan) for one in told):
+            if text is not None:
+                _LOG.warning("%s", text)
+                self._notes.append(text)
 
     def _correct(self) -> bool:
         """Shift the second date, if a shift was found that holds everywhere."""
@@ -232,7 +239,7 @@ def _warn(told: Json, plan: InferencePlan) -> str | None:
     text = (
         f"{told['to'][:10]} lies {shift.size:.2f} px beside {told['from'][:10]} "
         f"({shift.y:+.2f} px along y, {shift.x:+.2f} px along x, spread "
-        f"{shift.spread:.2f} px over {shift.places} places)"
+        f"{shift.spread:.2f} px over {count_places(shift.places)})"
     )
     if plan.change is not None and plan.change.coregister == "shift":
         return f"{text}; corrected"

@@ -369,7 +369,7 @@ class InferencePlan:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to be measured before the first block."""
-        return self.asked is None or self.tuning is not None
+        return self.is_learned and (self.asked is None or self.tuning is not None)
 
     @property
     def is_learned(self) -> bool:

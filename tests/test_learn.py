@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import xarray as xr
+from distributed import Client, LocalCluster
 from scipy.ndimage import fourier_shift
 from skimage.filters import threshold_otsu
 from sklearn.metrics import roc_auc_score
 
 import geoscale as gs
+from geoscale.contrast.cards import close_card, comparison_card
 from geoscale.contrast.vectors import fit_vectors
 from geoscale.engine.journal import Journal
-from geoscale.errors import PlanError
+from geoscale.errors import JobError, PlanError
+from geoscale.faults import KILLED
+from geoscale.imports import load_object
 from geoscale.job import parse_job
 from geoscale.learn import learn
 from geoscale.testing import FakeSource
@@ -38,7 +46,7 @@ def job(data_dir, tmp_path):
             "imagery": imagery,
             "task": "change",
             "change": {"method": "cva", **change},
-            "output": {"to": str(tmp_path / to)},
+            "output": {"to": str(tmp_path / to), "overviews": False},
             "inference": {"device": "cpu"} | ({"block": block} if block else {}),
         }
         return parse_job(data, where="test", base=tmp_path)
@@ -56,7 +64,10 @@ def auc(labels, scores):
     return roc_auc_score(labels[known], scores[known])
 
 
-@pytest.mark.parametrize(("method", "least"), [("cva", 0.990), ("irmad", 0.994)])
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [("cva", 0.990), pytest.param("irmad", 0.994, marks=pytest.mark.slow)],
+)
 def test_taizhou_is_the_same_to_the_last_bit_for_every_cut(
     job,
     taizhou,
@@ -94,10 +105,12 @@ def find_by_skimage(vectors, before, after):
     return threshold_otsu(vectors(pair))
 
 
-def noisy(shape=(300, 280), seed=0, bands=3):
+def noisy(shape=(300, 280), seed=0, bands=3, scale=1):
     """Two dates of one ground, of which a square changed."""
     rng = np.random.default_rng(seed)
-    ground = rng.normal(1000, 300, (bands, *shape))
+    few = (bands, *(-(-n // scale) for n in shape))
+    ground = rng.normal(1000, 300, few).repeat(scale, 1).repeat(scale, 2)
+    ground = ground[:, : shape[0], : shape[1]]
     data = np.stack([ground, 1.2 * ground + rng.normal(50, 30, ground.shape)])
     data[1, :, 40:90, 100:170] += 2500
     return FakeSource(data.astype(np.float32), np.ones((2, *shape), bool))
@@ -148,14 +161,21 @@ def test_another_job_on_the_output_is_refused(tmp_path):
         gs.run(other, tmp_path / "out")
 
 
-def test_workers_give_the_same_bits():
-    with gs.connect(2) as client:
-        for method in ("cva", "irmad"):
-            plan = gs.plan(noisy(), None, change={"method": method}, measure=False)
-            here = learn(plan)
-            there = learn(plan, client=client)
-            assert there.card.architecture_args == here.card.architecture_args
-            assert there.statistics == here.statistics
+@pytest.mark.parametrize(
+    ("method", "processes"),
+    [("cva", False), pytest.param("irmad", True, marks=pytest.mark.slow)],
+)
+def test_workers_give_the_same_bits(method, processes):
+    kind = {"processes": processes, "dashboard_address": None}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, **kind) as cluster,
+        Client(cluster) as client,
+    ):
+        plan = gs.plan(noisy(), None, change={"method": method}, measure=False)
+        here = learn(plan)
+        there = learn(plan, client=client)
+        assert there.card.architecture_args == here.card.architecture_args
+        assert there.statistics == here.statistics
 
 
 def test_later_parts_wait_for_what_the_first_learns(tmp_path):
@@ -250,3 +270,217 @@ def test_what_is_only_reported_does_not_name_another_result():
     assert one.hash == two.hash
     other = gs.plan(noisy(), None, change={"method": "cva", "magnitude": 9})
     assert other.hash != one.hash
+
+
+def test_half_a_pixel_is_corrected_where_the_job_says_so(write_pair, tmp_path):
+    imagery = write_pair(0.35, -0.6)
+    maps = {}
+    for block, how in ((64, "shift"), (100, "shift"), (100, "report")):
+        made = gs.open_stack(imagery)
+        change = {"method": "cva", "coregister": how, "magnitude": 1.0}
+        plan = gs.plan(made, None, change=change, block_px=block, measure=False)
+        to = tmp_path / f"{how}{block}"
+        assert gs.run(plan, to).complete
+        maps[how, block] = layers(to)
+    for name in ("change", "probability"):
+        one, other = maps["shift", 64][name], maps["shift", 100][name]
+        np.testing.assert_array_equal(one, other)
+    stored = Journal(str(tmp_path / "shift64")).load_plan()
+    assert stored.source["kind"] == "shifted"
+    assert stored.source["shift"] == pytest.approx([0.35, -0.6], abs=0.05)
+    assert ", corrected" in stored.explain()
+    inside = np.s_[3:-3, 3:-3]
+    before = maps["report", 100]["probability"][inside]
+    after = maps["shift", 64]["probability"][inside]
+    assert after.mean() < 0.6 * before.mean()
+    # a run that goes on takes the shift that was found, and reads nothing to find it
+    change["coregister"] = "shift"
+    stack = gs.open_stack(imagery)
+    again = gs.plan(stack, None, change=change, block_px=64, measure=False)
+    assert gs.run(again, tmp_path / "shift64").complete
+
+
+@pytest.fixture
+def write_pair(tmp_path):
+    """Write two files of smooth ground; the second shows it y, x beside."""
+    rasterio = pytest.importorskip("rasterio")
+
+    def write(y, x):
+        source, paths = shifted(y, x), []
+        for k, day in enumerate(("2020-06-01", "2021-06-01")):
+            path = tmp_path / f"{day}.tif"
+            with rasterio.open(
+                path, "w", driver="GTiff", dtype="float32", count=1, height=256,
+                width=256, crs="EPSG:32633", transform=source.geobox.affine,
+            ) as file:  # fmt: skip
+                file.write(source.data[k])
+            paths.append(str(path))
+        return {"files": paths}
+
+    return write
+
+
+def test_places_that_disagree_have_no_single_shift():
+    source = shifted(0.0, 0.0)
+    wide = np.concatenate([source.data, source.data[:, :, :, ::-1]], axis=3)
+    wide = np.concatenate([wide, wide], axis=3)
+    wide[1] = np.concatenate(
+        [np.roll(wide[1, :, :, :512], 3, axis=1), wide[1, :, :, 512:]], axis=2
+    )
+    pair = FakeSource(wide, np.ones((2, 256, 1024), bool))
+    with pytest.raises(PlanError, match="no single shift corrects that"):
+        gs.plan(pair, None, change={"method": "cva", "coregister": "shift"})
+
+
+def test_without_texture_nothing_is_corrected_and_that_is_said():
+    data = np.ones((2, 1, 64, 64), np.float32)
+    data[1] += np.random.default_rng(0).random((64, 64), np.float32)
+    change = {"method": "network", "coregister": "shift"}
+    plan = gs.plan(
+        FakeSource(data, np.ones((2, 64, 64), bool)), toy_pair(), change=change
+    )
+    assert plan.statistics["shifts"][0]["places"] == 0
+    assert any("no shift was corrected" in note for note in plan.notes)
+    assert "not known" in plan.explain()
+
+
+def toy_pair():
+    card = comparison_card("cva", ["b0"])
+    numbers = {"mean": [[0.0], [0.0]], "std": [[1.0], [1.0]], "threshold": 2.0}
+    return close_card(card, numbers)
+
+
+def test_a_network_is_planned_without_reading_and_its_shift_is_reported(tmp_path):
+    source = shifted(0.35, -0.6)
+    plan = gs.plan(source, toy_pair())
+    assert (source.reads, plan.is_learned, plan.statistics) == (0, True, None)
+    gs.run(plan, tmp_path / "out")
+    stored = Journal(str(tmp_path / "out")).load_plan()
+    assert stored.hash == plan.hash
+    assert stored.statistics["shifts"][0]["x"] == pytest.approx(-0.6, abs=0.05)
+    report = json.loads((tmp_path / "out" / ".geoscale" / "final.json").read_text())
+    assert report["learned"]["shifts"] == stored.statistics["shifts"]
+
+
+NETWORKS = {
+    "geoscale.models.unet:SmallUNet": (
+        {"in_channels": 3, "classes": 2, "width": 8}, "encode2"
+    ),
+    "torchgeo.models:resnet18": ({"in_chans": 3}, "layer2"),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[0, pytest.param(1, marks=pytest.mark.slow)])
+def encoder(request, tmp_path):
+    """Card of a network with seeded weights, as a user may write it; and a layer."""
+    import torch
+    from safetensors.torch import save_file
+
+    path, (args, layer) = list(NETWORKS.items())[request.param]
+    torch.manual_seed(5)
+    network = load_object(path)(**args)
+    save_file(network.state_dict(), tmp_path / "net.safetensors")
+    return layer, {
+        "name": "encoder",
+        "architecture": path,
+        "architecture_args": args,
+        "weights": {"href": str(tmp_path / "net.safetensors")},
+        "input": {
+            "bands": ["b0", "b1", "b2"],
+            "units": "raw",
+            "normalization": {"type": "mean-std", "mean": [1000] * 3, "std": [300] * 3},
+            "patch": {"size": 96, "multiple_of": 32},
+        },
+        "output": {"classes": [{"value": 0, "name": "a"}, {"value": 1, "name": "b"}]},
+    }
+
+
+def test_features_find_the_square_and_no_cut_changes_a_bit(encoder, tmp_path):
+    layer, card = encoder
+    change = {"method": "features", "layer": layer}
+    maps, thresholds = [], set()
+    for block in (70, 170):
+        source = noisy((130, 170), scale=8)
+        plan = gs.plan(
+            source, card, task="change", change=change, block_px=block, device="cpu"
+        )
+        thresholds.add(plan.card.architecture_args["threshold"])
+        gs.run(plan, tmp_path / str(block))
+        maps.append(layers(tmp_path / str(block)))
+    assert len(thresholds) == 1
+    np.testing.assert_array_equal(maps[0]["probability"], maps[1]["probability"])
+    inside, outside = (maps[0]["probability"][where] for where in SQUARE)
+    assert np.median(inside) > 127 > np.median(outside)
+    assert "features threshold" in plan.explain()
+
+
+SQUARE = np.s_[45:85, 105:165], np.s_[110:, :80]
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "error", "said"),
+    [
+        ({"method": "features"}, "s2-landcover-unet", JobError, "needs `change.layer`"),
+        ({"method": "cva", "layer": "x"}, None, JobError, "`change.layer` is for"),
+        (
+            {"method": "classes", "magnitude": 2},
+            "s2-landcover-unet",
+            JobError,
+            "`change.magnitude` is for",
+        ),
+        ({}, None, JobError, "`model` is missing"),
+        ({"method": "cva", "magnitude": 0}, None, JobError, "magnitude"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, model, error, said):
+    with pytest.raises(error, match=said):
+        gs.plan(noisy(), model, task="change", change=change)
+
+
+def test_zones_do_not_share_numbers(job):
+    asked = job()
+    asked = asked.model_copy(
+        update={"grid": asked.grid.model_copy(update={"crs": "utm"})}
+    )
+    with pytest.raises(JobError, match=r"`change.method: cva` takes numbers of the"):
+        gs.plan_job(asked)
+
+
+def test_the_floor_of_a_network_takes_its_bands():
+    bands = ["b2", "b0", "b1"]
+    card = comparison_card("irmad", bands).model_copy(update={"name": "net"})
+    plan = gs.plan(noisy(), card, change={"method": "cva"})
+    assert (plan.card.name, plan.card.input.bands) == ("cva", tuple(bands))
+
+
+DEATHS = ("put.before:1", "put.after:3", "block.begin:1", "block.written:3")
+"""Before the plan is stored, after it, before the first block, after some."""
+
+
+@pytest.mark.slow
+def test_a_job_that_is_killed_goes_on_with_what_it_learned(data_dir, tmp_path):
+    def run(to, at=""):
+        job = tmp_path / f"{to}.yaml"
+        pair = [str(data_dir / "taizhou" / name) for name in ("2000TM", "2003TM")]
+        job.write_text(
+            f"imagery: {{files: {pair}, times: [2000-03-17, 2003-02-06]}}\n"
+            f"task: change\nchange: {{method: irmad}}\noutput: {to}\n"
+            "inference: {block: 128, device: cpu}\n"
+        )
+        command = [sys.executable, "-m", "geoscale.cli", "run", str(job)]
+        return subprocess.run(
+            command, env=os.environ | {"GEOSCALE_CRASH_AT": at}, check=False,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    clean = run("clean")
+    assert clean.returncode == 0, clean.stderr
+    for at in DEATHS:
+        died = run("out", at)
+        assert died.returncode == KILLED, died.stderr
+    assert run("out").returncode == 0
+    plans = [Journal(str(tmp_path / to)).load_plan() for to in ("clean", "out")]
+    assert plans[0].hash == plans[1].hash
+    assert plans[0].statistics == plans[1].statistics
+    one, other = (layers(tmp_path / to) for to in ("clean", "out"))
+    np.testing.assert_array_equal(one["probability"], other["probability"])

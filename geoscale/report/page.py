@@ -11,6 +11,7 @@ import numpy as np
 
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
+from geoscale.explain import describe_learned
 from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
 from geoscale.report.levels import Level, open_levels, pick_level
@@ -272,6 +273,8 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
         "workers": str(facts.get("workers") or "this process"),
+        "learned": "; ".join(describe_learned(plan)),
+        "to be known": "; ".join(plan.notes),
     }
 
 
