@@ -276,7 +276,7 @@ class _Layers:
     def store(
         self, probability: Float, changed: Bool, valid: Bool, **classes: Array
     ) -> dict[str, Array]:
-        """Give every layer that is stored; `probability` is used up."""
+        """Give every layer that is stored; nothing given is changed."""
         holes = np.where(valid, np.uint8(0), np.uint8(NODATA))
         made: dict[str, Array] = {}
         for layer in self.layers:
@@ -293,5 +293,6 @@ class _Layers:
         if self._half:
             return np.where(valid, probability, np.nan).astype(np.float16)
         out = np.empty(valid.shape, np.uint8)
-        quantise(probability, holes, out)
+        # a copy: the scores are the caller's
+        quantise(probability.copy(), holes, out)
         return out
