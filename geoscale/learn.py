@@ -19,7 +19,7 @@ from geoscale.contrast.irmad import Canonical, fit_irmad
 from geoscale.contrast.pairs import Pair, Sample
 from geoscale.contrast.shifts import MOST_PX, Shift, find_shift
 from geoscale.contrast.thresholds import find_threshold
-from geoscale.contrast.vectors import fit_vectors
+from geoscale.contrast.vectors import ChangeVectors, fit_vectors
 from geoscale.engine.journal import Journal
 from geoscale.errors import MissingDependencyError, PlanError
 from geoscale.explain import count_places
@@ -78,13 +78,18 @@ def learn(
         If the pixels cannot be compared.
     """
     change = plan.change
-    if change is None or plan.statistics is not None:
+    if change is None:
         return plan
-    if plan.is_learned and not (looks and change.coregister == "report"):
+    looks = looks and change.coregister == "report" and plan.statistics is None
+    if url is not None and (looks or plan.statistics or not plan.is_learned):
+        # also of what was learned here: on another machine the last bits may differ
+        begun, name = Journal(url).load_plan(), plan.hash
+        if plan.statistics is not None:
+            name = plan.statistics["of"]
+        if begun is not None and (begun.statistics or {}).get("of") == name:
+            return _take_over(plan, begun)
+    if plan.is_learned and not looks:
         return plan
-    begun = None if url is None else Journal(url).load_plan()
-    if begun is not None and (begun.statistics or {}).get("of") == plan.hash:
-        return _take_over(plan, begun)
     return _Lesson(plan, client, trust_code).learn()
 
 
@@ -94,7 +99,7 @@ def _take_over(plan: InferencePlan, begun: InferencePlan) -> InferencePlan:
     moved = begun.statistics.get("shifted")
     live = plan.live
     if moved is not None and live is not None:
-        live = _shift(live, *moved)
+        live = _shift(live.base if isinstance(live, ShiftedSource) else live, *moved)
     return dataclasses.replace(
         plan,
         card=begun.card,
@@ -129,13 +134,17 @@ class _Lesson:
                 f"{len(plan.source_times)}; give two in `imagery.periods`, or make a "
                 "job of each pair"
             )
-        sample = self._sample(self._pairs[0]) if is_open(card) else None
+        sample = None
+        if is_open(card) and method_of(card) != "features":
+            sample = self._sample(self._pairs[0])
         if plan.change.coregister != "none":
             self._find_shifts(sample)
         if plan.change.coregister == "shift" and self._correct():
             sample = None if sample is None else self._sample(self._pairs[0])
         if sample is not None:
             card = close_card(card, self._find_numbers(sample))
+        elif is_open(card):
+            card = close_card(card, {"threshold": self._find_distance()})
         moved = "shifted" in self._told
         return dataclasses.replace(
             plan,
@@ -153,28 +162,39 @@ class _Lesson:
         """Arguments of the card's network; notes what is told of them."""
         plan, source = self._plan, self._source
         assert plan.change is not None
-        method, given = method_of(plan.card), plan.change.magnitude
-        numbers: Json = {}
-        found: Any = None
-        if method == "features":
-            if given is None:
-                places = list_places(plan, source, self._pairs[0], FEW)
-                given = find_feature_threshold(
-                    plan, source, places, self._client, self._trust
-                )
-        else:
-            counts = sample.map(_count)
-            self._told |= {"places": len(counts), "pixels": sum(counts)}
-            fit = fit_irmad if method == "irmad" else fit_vectors
-            found = fit(sample, source.bands)
-            numbers = found.numbers()
-        if isinstance(found, Canonical):
+        counts = sample.map(_count)
+        self._told |= {"places": len(counts), "pixels": sum(counts)}
+        found: Canonical | ChangeVectors
+        if method_of(plan.card) == "irmad":
+            found = fit_irmad(sample, source.bands)
             self._told["rounds"] = found.rounds
             self._told["correlations"] = found.correlations.tolist()
-        threshold = find_threshold(sample, found) if given is None else given
-        by = "otsu" if plan.change.magnitude is None else "job"
+        else:
+            found = fit_vectors(sample, source.bands)
+        threshold = plan.change.magnitude
+        if threshold is None:
+            threshold = find_threshold(sample, found)
+        return {**found.numbers(), "threshold": self._tell(threshold)}
+
+    def _find_distance(self) -> float:
+        """Threshold of a distance between features."""
+        plan, source = self._plan, self._source
+        assert plan.change is not None
+        threshold = plan.change.magnitude
+        if threshold is None:
+            places = list_places(plan, source, self._pairs[0], FEW)
+            threshold = find_feature_threshold(
+                plan, source, places, self._client, self._trust
+            )
+        return self._tell(threshold)
+
+    def _tell(self, threshold: float) -> float:
+        """Note a threshold, and who found it."""
+        assert self._plan.change is not None
+        by = "otsu" if self._plan.change.magnitude is None else "job"
+        method = method_of(self._plan.card)
         self._told |= {"method": method, "threshold": threshold, "by": by}
-        return {**numbers, "threshold": threshold}
+        return threshold
 
     def _find_shifts(self, sample: Sample | None) -> None:
         """Note the shift of some pairs of dates, and what the user should know."""

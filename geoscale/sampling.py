@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from geoscale.windows import Window
 if TYPE_CHECKING:
     from distributed import Client
     from odc.geo.geobox import GeoBox
+
+READERS = 8
+"""Places that one process reads at a time."""
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,7 +66,9 @@ class HereSample:
     def map(self, work: Callable[[Pair], T]) -> list[T]:
         """Do something at every place, in their order."""
         if not self._kept:
-            self._kept = [self._read(place) for place in self.places]
+            # most of the time is waiting for files
+            with ThreadPoolExecutor(READERS) as pool:
+                self._kept = list(pool.map(self._read, self.places))
         return [work(pair) for pair in self._kept]
 
 
@@ -77,13 +83,18 @@ class ThereSample:
         self, client: Client, source: Source, read: Reader, places: list[Window]
     ) -> None:
         self.places = places
-        held = client.scatter(source, broadcast=True, hash=False)
-        self._client = client
-        self._kept = client.map(partial(_read, read), places, source=held, pure=False)
+        self._client, self._read = client, read
+        self._source = source
+        self._kept: list[Any] = []
         self._instead = HereSample(partial(read, source), places)
 
     def map(self, work: Callable[[Pair], T]) -> list[T]:
         """Do something at every place, in their order."""
+        if not self._kept:
+            held = self._client.scatter(self._source, broadcast=True, hash=False)
+            self._kept = self._client.map(
+                partial(_read, self._read), self.places, source=held, pure=False
+            )
         try:
             tasks = self._client.map(work, self._kept, pure=False)
             done: list[T] = self._client.gather(tasks)

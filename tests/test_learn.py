@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -151,6 +152,17 @@ def test_a_run_that_goes_on_keeps_what_the_first_learned(tmp_path):
     assert again.hash == first.hash
     assert again.statistics == first.statistics
     assert gs.run(gs.plan(refusing, None, **asked), to).complete
+
+
+def test_last_bits_of_another_machine_do_not_stop_a_run(tmp_path):
+    asked = {"change": {"method": "cva"}, "block_px": 128}
+    plan = gs.plan(noisy(), None, **asked)
+    gs.run(plan, tmp_path / "out")
+    other = {"threshold": plan.card.architecture_args["threshold"] * (1 + 1e-15)}
+    elsewhere = dataclasses.replace(plan, card=close_card(plan.card, other))
+    assert elsewhere.hash != plan.hash
+    assert gs.run(elsewhere, tmp_path / "out").complete
+    assert Journal(str(tmp_path / "out")).load_plan().hash == plan.hash
 
 
 def test_another_job_on_the_output_is_refused(tmp_path):

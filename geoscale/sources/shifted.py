@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
 
+_SHARED = ("grid", "reading", "remote", "periods")
+"""What is looked for in the spec of any source."""
+
+
 class Movable(Source, Protocol):
     """A source that can be read on another grid; its files lie where they lie."""
 
@@ -126,9 +130,7 @@ class ShiftedSource:
         return {
             "kind": "shifted",
             "base": base,
-            "grid": base["grid"],
-            "reading": base["reading"],
-            "remote": base["remote"],
+            **{name: base[name] for name in _SHARED if name in base},
             "shift": [self.y, self.x],
             "first": self.first,
         }

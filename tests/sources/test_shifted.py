@@ -100,6 +100,16 @@ def test_places_are_found_where_the_shift_puts_them(pair):
     assert far.covers_cells(*edges, 1).tolist() == [[True, True, True, False]]
 
 
+def test_composites_are_shifted_as_a_whole_and_keep_their_names(pair):
+    files = [pair.items[k].assets[pair.bands[0]].href for k in (0, 1)]
+    both = open_source({"files": files, "periods": {"old": "2020", "new": "2021"}})
+    shifted = ShiftedSource(both, Y, X)
+    assert [one[0] for one in shifted.spec()["periods"]] == ["old", "new"]
+    again = source_from_spec(json.loads(json.dumps(shifted.spec())), shifted.tables())
+    rest = np.subtract(*whole(again).data)[0, 2:-2, 2:-2]
+    assert np.abs(rest).max() < 6e-3
+
+
 def test_an_array_is_where_it_is():
     with pytest.raises(SourceError, match="of an array shift the second date"):
         ShiftedSource(scene((9, 9), times=2), 0.2, 0.2)
