@@ -12,7 +12,7 @@ from geoscale.contrast.cards import (
     method_of,
 )
 from geoscale.errors import CardError, JobError
-from geoscale.options import Change
+from geoscale.options import SAY_MODEL, Change
 from geoscale.passes import Passes, pair_neighbours, take_turns
 from geoscale.tasks.change import CLASS_OUTPUTS, NETWORK_OUTPUTS
 from geoscale.types import Json
@@ -60,10 +60,7 @@ def choose_card(
         spec = model.input
         return comparison_card(chosen.method, spec.bands, sensor=spec.sensor)
     if model is None:
-        raise JobError(
-            "`model` is missing: name one, or find change without a model by `task: "
-            "change` and `change.method: cva` or `irmad`"
-        )
+        raise JobError(SAY_MODEL)
     if chosen.method == "features":
         if chosen.layer is None:
             raise JobError(

@@ -48,12 +48,14 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     channels, classes = plan.card.input.channels, len(plan.card.output.classes)
     core = plan.grid.core(0)
     read = plan.lattice.read_window(plan.grid.middle())
+    # a network of pairs holds what it made of one date while it looks at the other
+    alive = ACTIVATIONS * (1 if plan.card.input.pair is None else 2)
     need = project_block_memory(
         (channels, *read.shape),
         (classes, *core.shape),
         itemsize=max(plan.itemsize, 4),
         channels=channels,
-        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
+        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + alive),
         reserved=RESERVED_BYTES,
         in_flight=plan.in_flight,
     )

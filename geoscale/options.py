@@ -20,6 +20,11 @@ Runtime = Literal["native", "auto", "torch", "compile", "openvino", "onnx"]
 Method = Literal["network", "classes", "cva", "irmad", "features"]
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
+SAY_MODEL = (
+    "`model` is missing: name one, or find change without a model by `task: change` "
+    "and `change.method: cva` or `irmad`"
+)
+
 
 class Inference(BaseModel):
     """How the model is run; every value is resolved once the plan is made."""
@@ -89,6 +94,11 @@ class Change(BaseModel):
     """Part of the model's network whose output ``features`` compares."""
     coregister: Literal["none", "report", "shift"] = "report"
     """Whether the shift between the dates is looked for, and corrected."""
+
+    @property
+    def needs_no_model(self) -> bool:
+        """Whether nothing but the pixels is needed."""
+        return self.method in ("cva", "irmad")
 
     @property
     def is_compared(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from geoscale.card import ModelCard
-from geoscale.job import load_job
+from geoscale.job import load_job, parse_job
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -64,8 +64,28 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    text = blocks(ROOT / "docs" / "models.md", "yaml")[0]
-    assert ModelCard.from_dict(yaml.safe_load(text)).input.channels == 4
+    one, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
+    assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
+
+
+def test_the_job_of_the_change_page_is_a_job(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(blocks(ROOT / "docs" / "change.md", "yaml")[0])
+    job = load_job(path)
+    assert (job.task, job.change.threshold) == ("change", 0.5)
+    assert list(job.imagery.periods) == ["before", "after"]
+
+
+def test_the_jobs_of_the_change_page_are_jobs(tmp_path):
+    texts = blocks(ROOT / "docs" / "change.md", "yaml")
+    least = {"imagery": {"files": "*.tif"}, "output": "x"}
+    jobs = [
+        parse_job(least | yaml.safe_load(text), where="change.md", base=tmp_path)
+        for text in texts
+    ]
+    methods = [job.change.method for job in jobs]
+    assert methods == [None, "irmad", "features"]
 
 
 def test_the_makefile_has_the_readmes_words():

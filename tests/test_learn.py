@@ -449,6 +449,12 @@ def test_what_does_not_go_together_is_refused(change, model, error, said):
         gs.plan(noisy(), model, task="change", change=change)
 
 
+def test_a_job_without_a_model_is_refused_when_it_is_read(job, tmp_path):
+    data = {"imagery": {"files": "*.tif"}, "output": "x"}
+    with pytest.raises(JobError, match=r"job.yaml: `model` is missing: .* cva"):
+        parse_job(data, where="job.yaml", base=tmp_path)
+
+
 def test_zones_do_not_share_numbers(job):
     asked = job()
     asked = asked.model_copy(

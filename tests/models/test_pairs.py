@@ -83,8 +83,11 @@ def test_networks_of_torchgeo_give_probabilities_of_change(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "openvino", "compile"])
-@pytest.mark.parametrize("name", ["FCSiamDiff", "ChangeStar"])
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [(name, kind) for name in ("FCSiamDiff", "ChangeStar")
+     for kind in ("onnx", "openvino")] + [("FCSiamDiff", "compile")],
+)  # fmt: skip
 def test_every_runtime_takes_a_pair(name, runtime, tmp_path):
     for library in {"onnx": ("onnxruntime", "onnxscript")}.get(runtime, (runtime,)):
         if runtime != "compile":
