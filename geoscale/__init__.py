@@ -29,6 +29,8 @@ _FACE = {
     "repair": "geoscale.outputs",
     "export": "geoscale.outputs",
     "evaluate": "geoscale.evaluation.run",
+    "polygons": "geoscale.results.polygons",
+    "transitions": "geoscale.results.transitions",
     "connect": "geoscale.clusters",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
@@ -53,11 +55,13 @@ __all__ = [
     "open_stack",
     "plan",
     "plan_job",
+    "polygons",
     "predict",
     "repair",
     "run",
     "run_job",
     "status",
+    "transitions",
     "verify",
 ]
 
@@ -73,6 +77,8 @@ if TYPE_CHECKING:
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify
     from geoscale.plans import InferencePlan
+    from geoscale.results.polygons import polygons
+    from geoscale.results.transitions import transitions
     from geoscale.sinks.layout import open_output
     from geoscale.stacks import open_stack
 

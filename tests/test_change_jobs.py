@@ -205,19 +205,25 @@ def taizhou(data_dir, tmp_path_factory):
     return home, card
 
 
-def test_a_network_of_two_arguments_is_run_and_evaluated(taizhou, tmp_path):
+@pytest.mark.parametrize("stored", ["uint8", "float16"])
+def test_a_network_of_two_arguments_is_run_and_evaluated(taizhou, tmp_path, stored):
     home, card = taizhou
     job = {
         "imagery": {"files": str(home / "L7_*.tif"), "source_nodata": "none"},
         "model": card,
         "inference": {"block": 128},
-        "output": {"to": str(tmp_path / "change.zarr"), "scores_dtype": "uint8"},
+        "output": {"to": str(tmp_path / "change.zarr"), "scores_dtype": stored},
     }
     assert run(job, tmp_path).complete
     found = gs.evaluate(job["output"]["to"], home / "label.tif")
     assert [one.name for one in found.classes] == ["unchanged", "changed"]
     assert found.score("changed").auc >= 0.990
     assert found.score("changed").f1 > 0.8
+    stack = gs.open_stack(imagery=job["imagery"])
+    options = {"block_px": 200, "trust_code": True}
+    lazy = gs.predict(stack, card, layer="change", **options)
+    made = gs.open_output(job["output"]["to"]).change
+    np.testing.assert_array_equal(lazy.values, made.values)
 
 
 @pytest.mark.slow
