@@ -163,12 +163,62 @@ def _change(plan: InferencePlan) -> list[tuple[str, str]]:
     how = {
         "network": "by a network that sees both dates",
         "classes": "by comparing the classes of both dates",
+        "cva": "by change vectors on z-scored bands",
+        "irmad": "by iteratively reweighted multivariate alteration detection",
+        "features": "by the distance between features of both dates",
     }
     method = how.get(str(change.method), str(change.method))
     said = f"{dates}  {method}, from probability {change.threshold:g}"
     if not change.sees_both:
         said += f"  prior {change.prior:g}"
-    return [("change", said)]
+    return [("change", said), *(("learned", text) for text in describe_learned(plan))]
+
+
+def describe_learned(plan: InferencePlan) -> list[str]:
+    """Say what was learned of the whole area, or that it will be.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        The plan.
+
+    Returns
+    -------
+    list of str
+        A line each; empty where nothing is.
+    """
+    told = plan.statistics
+    if told is None:
+        if plan.is_learned:
+            return []
+        return ["numbers of the whole area: in a first pass, before the first block"]
+    lines = []
+    if "threshold" in told:
+        by = {"otsu": "by Otsu's method", "job": "given by the job"}[told["by"]]
+        text = f"{told['method']} threshold {told['threshold']:.3g} {by}"
+        if "pixels" in told:
+            text += f"  {told['pixels']:,} px of {count_places(told['places'])}"
+        if "rounds" in told:
+            found = ", ".join(f"{rho:.3f}" for rho in told["correlations"])
+            text += f"  {told['rounds']} rounds, correlations {found}"
+        lines.append(text)
+    return lines + [_shift(one, told) for one in told.get("shifts", ())]
+
+
+def count_places(number: int) -> str:
+    """Say how many places there are."""
+    return "1 place" if number == 1 else f"{number} places"
+
+
+def _shift(one: Json, told: Json) -> str:
+    ends = f"shift {one['from'][:10]} → {one['to'][:10]}"
+    if not one["places"]:
+        return f"{ends} not known: no place shows enough texture at both dates"
+    return (
+        f"{ends} {one['y']:+.2f} px along y, {one['x']:+.2f} px along x (spread "
+        f"{one['spread']:.2f} px over {count_places(one['places'])})"
+        + (", corrected" if "shifted" in told else "")
+    )
 
 
 def _patches(plan: InferencePlan) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
-from geoscale.options import Change, Inference, Output
+from geoscale.options import SAY_MODEL, Change, Inference, Output
 from geoscale.plain import read_yaml
 from geoscale.sources.settings import Grid, Imagery
 
@@ -31,8 +31,9 @@ class Job(BaseModel):
     """Where pixels come from."""
     grid: Grid = Grid()
     """Grid of the output; default: the imagery's own."""
-    model: str | dict[str, Any]
-    """Catalogue name, path or URL of a card, or a card's fields."""
+    model: str | dict[str, Any] | None = None
+    """Catalogue name, path or URL of a card, or a card's fields; some ways to find
+    change need none."""
     task: TaskName | None = None
     """What to make; default: what the model is for."""
     change: Change | None = None
@@ -101,6 +102,8 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
         job = Job.model_validate(dict(data))
     except ValidationError as err:
         raise JobError(f"{where}: {explain_validation(err, Job)}") from None
+    if job.model is None and not (job.change and job.change.needs_no_model):
+        raise JobError(f"{where}: {SAY_MODEL}")
     imagery = {
         name: _absolute(value, base)
         for name, value in job.imagery.model_dump(exclude_unset=True).items()

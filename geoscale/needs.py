@@ -65,7 +65,7 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
         held = plan.in_flight * classes * core.size * 4
         need = replace(need, merged=need.merged + held)
     shared = SHARED_BYTES if plan.inference.merge == "blend" else 0
-    if plan.source.get("kind") == "composite":
+    if "periods" in plan.source:
         # the dates of a strip, and one date beside its sum or its best
         read_bytes = channels * int(np.prod(read.shape)) * 4
         shared += plan.in_flight * (2 * COMPOSITE_BYTES + 4 * read_bytes)

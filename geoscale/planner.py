@@ -193,7 +193,7 @@ def resolve_inference(
 def _default_stride(patch: int, merge: str, needs: Patch) -> int:
     step = needs.alignment
     if merge == "crop":
-        ring = round_up(needs.halo or patch // 8, step)
+        ring = round_up(patch // 8 if needs.halo is None else needs.halo, step)
         return max(step, (patch - 2 * ring) // step * step)
     # An eleventh: more overlap costs time and mends nothing on the cloud model's
     # scene, none shows in accuracy and seams; `python -m benchmarks strides`.

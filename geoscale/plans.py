@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard
 from geoscale.changes import group_steps
 from geoscale.chunks import BlockGrid
+from geoscale.contrast.cards import is_open
 from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
 from geoscale.memory import BlockMemory
 from geoscale.needs import project_memory
@@ -83,6 +84,9 @@ class InferencePlan:
     """What the user chose, where something of it is to be measured; not hashed."""
     tuning: Json | None = None
     """What was measured to choose, with figures; not hashed."""
+    statistics: Json | None = None
+    """What was learned of the whole area, with figures; not hashed: numbers that decide
+    something are in the card."""
     job: str | None = field(default=None, compare=False)
     """Digest of what the job that was planned says; not hashed."""
     live: Source | None = field(default=None, compare=False, repr=False)
@@ -339,6 +343,7 @@ class InferencePlan:
             "notes": list(self.notes),
             "asked": None if self.asked is None else self.asked.model_dump(mode="json"),
             "tuning": self.tuning,
+            "statistics": self.statistics,
             "job": self.job,
         }
 
@@ -352,6 +357,8 @@ class InferencePlan:
         free = {"device", "in_flight", "min_agreement", "epoch_s"}
         inference = {k: v for k, v in data["inference"].items() if k not in free}
         output = {k: v for k, v in data["output"].items() if k not in free}
+        if self.change is not None and self.change.coregister != "shift":
+            del data["change"]["coregister"]
         change = {"change": data["change"]} if "change" in data else {}
         return change | {
             "result version": RESULT_VERSION,
@@ -375,7 +382,13 @@ class InferencePlan:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to be measured before the first block."""
-        return self.asked is None or self.tuning is not None
+        return self.is_learned and (self.asked is None or self.tuning is not None)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether no number of the whole area is missing; see `geoscale.learn`."""
+        shifts = self.change is not None and self.change.coregister == "shift"
+        return self.statistics is not None or not (is_open(self.card) or shifts)
 
 
 def _digest(data: Any) -> str:

@@ -92,7 +92,14 @@ def settle(
         }
     )
     made = _replan(plan, source, chosen)
-    return dataclasses.replace(made, asked=plan.asked, tuning=told, live=plan.live)
+    return dataclasses.replace(
+        made,
+        asked=plan.asked,
+        tuning=told,
+        live=plan.live,
+        statistics=plan.statistics,
+        notes=tuple(dict.fromkeys((*plan.notes, *made.notes))),
+    )
 
 
 def _asks_the_same(plan: InferencePlan, other: InferencePlan) -> bool:
@@ -123,8 +130,8 @@ def wait_for_plan(url: str, patience_s: float = 900.0) -> None:
         if time.monotonic() > end:
             raise StoppedError(
                 f"the first part (shard 0) began nothing at {redact(url)} within "
-                f"{patience_s / 60:.0f} min, and it chooses the runtime for all: "
-                "start it, or name a runtime and a precision in the job"
+                f"{patience_s / 60:.0f} min, and it chooses for all: start it, or "
+                "leave nothing open in the job (runtime, precision, change)"
             )
         time.sleep(min(2.0, patience_s / 10))
 

@@ -18,6 +18,7 @@ from geoscale.results.layers import Flag
 from geoscale.sources.composite import CompositeSource
 from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.raster import RasterSource
+from geoscale.sources.shifted import ShiftedSource
 from geoscale.types import Array
 from geoscale.windows import Window
 
@@ -176,7 +177,7 @@ def _read_coarse(
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
     step = level.step(PICTURE_PX)
     source = source_of(plan)
-    if isinstance(source, RasterSource | CompositeSource):
+    if isinstance(source, RasterSource | CompositeSource | ShiftedSource):
         # on a coarse grid the overviews of the files serve
         source, step = source.coarser(_coarser(level, step)), 1
     else:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from geoscale.sources.arrays import ArraySource
     from geoscale.sources.clear import Judging
     from geoscale.sources.composite import CompositeSource
+    from geoscale.sources.shifted import ShiftedSource
     from geoscale.types import Json, Source
 
-    AnySource = RasterSource | ArraySource | CompositeSource
+    AnySource = RasterSource | ArraySource | CompositeSource | ShiftedSource
 
 
 def open_source(
@@ -292,7 +293,7 @@ def list_sources(plan: InferencePlan) -> list[str]:
     list of str
         In the order of (time, id).
     """
-    holds = plan.source.get("kind") in ("raster", "composite")
+    holds = plan.source.get("kind") in ("raster", "composite", "shifted")
     return source_of(plan).item_ids if holds else []
 
 
@@ -318,6 +319,12 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
         from geoscale.sources.composite import CompositeSource
 
         return CompositeSource.from_spec(spec, tables)
+    if kind == "shifted":
+        from geoscale.sources.shifted import ShiftedSource
+
+        base: Any = source_from_spec(spec["base"], tables)
+        y, x = spec["shift"]
+        return ShiftedSource(base, y, x, spec["first"])
     from geoscale.sources.arrays import ArraySource, ZarrSource
 
     if kind == "zarr":

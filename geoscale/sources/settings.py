@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal, TypeVar
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -109,6 +111,14 @@ class Imagery(BaseModel):
     """Dates of the files, in the order of their names."""
     variable: str | list[str] | None = None
     """Variable of a Zarr store, or one for each band."""
+
+    @field_validator("times", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        # YAML makes dates of what is not quoted
+        if not isinstance(value, list | tuple):
+            return value
+        return [v.isoformat() if isinstance(v, date) else v for v in value]
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> Imagery:
