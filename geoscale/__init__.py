@@ -32,6 +32,7 @@ _FACE = {
     "polygons": "geoscale.results.polygons",
     "transitions": "geoscale.results.transitions",
     "connect": "geoscale.clusters",
+    "submit": "geoscale.submitting",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
@@ -61,6 +62,7 @@ __all__ = [
     "run",
     "run_job",
     "status",
+    "submit",
     "transitions",
     "verify",
 ]
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from geoscale.results.transitions import transitions
     from geoscale.sinks.layout import open_output
     from geoscale.stacks import open_stack
+    from geoscale.submitting import submit
 
 
 def __getattr__(name: str) -> Any:

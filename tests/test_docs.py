@@ -93,3 +93,20 @@ def test_the_makefile_has_the_readmes_words():
     named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
     assert named <= set(words)
     assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
+
+
+def test_the_script_of_the_page_on_batch_systems_is_the_one_that_is_submitted():
+    from geoscale.clusters import Script, load_profile, write_script
+
+    page = ROOT / "docs" / "hpc.md"
+    fields = yaml.safe_load(blocks(page, "yaml")[0])
+    profile = load_profile({**fields, "python": "/opt/geoscale/bin/python"})
+    folder = "/scratch/me/map.zarr/.geoscale/jobs"
+    script = Script(
+        kind="driver",
+        name="geoscale-map",
+        what="/home/me/job.yaml",
+        cluster=f"{folder}/cluster.yaml",
+        folder=folder,
+    )
+    assert blocks(page, "text")[0] == write_script(profile, script)
