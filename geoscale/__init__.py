@@ -30,6 +30,7 @@ _FACE = {
     "export": "geoscale.outputs",
     "evaluate": "geoscale.evaluation.run",
     "connect": "geoscale.clusters",
+    "submit": "geoscale.submitting",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
@@ -58,6 +59,7 @@ __all__ = [
     "run",
     "run_job",
     "status",
+    "submit",
     "verify",
 ]
 
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from geoscale.plans import InferencePlan
     from geoscale.sinks.layout import open_output
     from geoscale.stacks import open_stack
+    from geoscale.submitting import submit
 
 
 def __getattr__(name: str) -> Any:

@@ -266,6 +266,7 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     check_room(plan, url)
     sink.create()
     part = "driver" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
+    journal.part = part
     with Lease(url, part, on_lost=stop.ask):
         ledger = journal.begin(plan)
         blocks = None if shard is None else pick_shard(plan, shard)

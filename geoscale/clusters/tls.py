@@ -129,16 +129,17 @@ def hand_out(profile: LocalProfile, cluster: Any) -> Iterator[None]:
         "tls_key": key.name,
     }
     try:
-        _write_private(cert, security.tls_client_cert)
-        _write_private(key, security.tls_client_key)
-        _write_private(joins, yaml.safe_dump(fields, sort_keys=False))
+        write_private(cert, security.tls_client_cert)
+        write_private(key, security.tls_client_key)
+        write_private(joins, yaml.safe_dump(fields, sort_keys=False))
         yield
     finally:
         for path in (joins, cert, key):
             path.unlink(missing_ok=True)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else may read, not even for a moment."""
     path.unlink(missing_ok=True)  # a file of another mode would keep it
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(number, "w", encoding="ascii") as file:
