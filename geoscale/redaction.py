@@ -17,7 +17,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 LIBRARIES = frozenset(
     (
         "adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "boto3", "botocore",
-        "dask", "distributed", "fsspec", "gcsfs", "geoscale", "httpcore", "httpx",
+        "dask", "dask_gateway", "distributed", "fsspec", "gcsfs", "geoscale",
+        "httpcore", "httpx",
         "odc", "planetary_computer", "pystac", "pystac_client", "rasterio", "requests",
         "s3fs", "s3transfer", "stackstac", "tornado", "urllib3", "zarr",
     )
