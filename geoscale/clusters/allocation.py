@@ -26,7 +26,7 @@ from geoscale.clusters.jobqueue import (
     find_private_folder,
 )
 from geoscale.clusters.profiles import HERE
-from geoscale.clusters.tls import make_security, write_private
+from geoscale.clusters.tls import make_security_in
 from geoscale.errors import JobError, StoppedError
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def start_allocation(profile: BatchProfile, threads: int) -> Iterator[Client]:
             "`shape: one-allocation` starts its workers inside a batch job, and this "
             "is none: use `geoscale submit`, or another `shape`"
         )
-    security = None if profile.insecure else make_security()
     with (
         tempfile.TemporaryDirectory(
             prefix="tls-", dir=find_private_folder(profile)
@@ -75,8 +74,8 @@ def start_allocation(profile: BatchProfile, threads: int) -> Iterator[Client]:
             n_workers=0,
             host=None,
             interface=profile.interface,
-            protocol="tcp://" if security is None else "tls://",
-            security=security,
+            protocol="tcp://" if profile.insecure else "tls://",
+            security=None if profile.insecure else make_security_in(Path(folder)),
             dashboard_address=f"{HERE}:0",
             scheduler_kwargs={"dashboard": False},
             worker_dashboard_address=f"{HERE}:0",
@@ -84,9 +83,6 @@ def start_allocation(profile: BatchProfile, threads: int) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         command = _command(profile, threads, cluster.scheduler_address, folder)
-        if security is not None:
-            write_private(Path(folder) / "cert.pem", security.tls_client_cert)
-            write_private(Path(folder) / "key.pem", security.tls_client_key)
         with _launched(command) as process:
             _wait(client, process, command)
             try:

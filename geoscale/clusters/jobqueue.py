@@ -26,7 +26,7 @@ from geoscale.clusters.batch import (
 )
 from geoscale.clusters.profiles import HERE
 from geoscale.clusters.queues import QUEUES, name_workers
-from geoscale.clusters.tls import make_security
+from geoscale.clusters.tls import make_security_in
 from geoscale.durations import format_clock
 from geoscale.errors import JobError, StoppedError, require
 
@@ -116,7 +116,7 @@ def write_worker_script(profile: BatchProfile, threads: int = 2) -> str:
     """
     with _make_options(profile, threads) as options:
         kind = getattr(_require(), _CLASSES[profile.type])
-        for name in ("security", "shared_temp_directory", "scheduler_options"):
+        for name in ("security", "scheduler_options"):
             options.pop(name, None)
         options["log_directory"] = None
         if not profile.insecure:
@@ -209,8 +209,8 @@ def _make_options(profile: BatchProfile, threads: int) -> Iterator[dict[str, Any
         prefix="tls-", dir=find_private_folder(profile)
     ) as folder:
         if not profile.insecure:
-            options |= {"security": make_security(), "protocol": "tls://"}
-            options["shared_temp_directory"] = folder
+            security = make_security_in(Path(folder))
+            options |= {"security": security, "protocol": "tls://"}
         yield options
 
 

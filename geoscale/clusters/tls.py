@@ -47,6 +47,33 @@ def make_security() -> Security:
         ) from None
 
 
+def make_security_in(folder: Path) -> Security:
+    """Make a key and a certificate, and keep them in a private folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Readable by this user only, and seen by all who are to join.
+
+    Returns
+    -------
+    distributed.Security
+        Names the files ``cert.pem`` and ``key.pem`` there; encryption is required.
+    """
+    from distributed.security import Security
+
+    made, cert, key = make_security(), folder / "cert.pem", folder / "key.pem"
+    write_private(cert, made.tls_client_cert)
+    write_private(key, made.tls_client_key)
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        tls_ca_file=str(cert),
+        **{f"tls_{role}_cert": str(cert) for role in roles},
+        **{f"tls_{role}_key": str(key) for role in roles},
+        require_encryption=True,
+    )
+
+
 def read_security(profile: SchedulerProfile) -> Security | None:
     """Security of a profile that names TLS files; None leaves it to Dask's settings.
 
