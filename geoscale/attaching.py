@@ -1,7 +1,7 @@
 """Attaching: the cluster on which an output was begun, found again.
 
-Beside the output lies how it is found, `launch.CLUSTER`; nothing secret is in it. What is
-done says the journal, so whoever comes back needs nothing else of the first driver.
+Beside the output lies how it is found, `launch.CLUSTER`; nothing secret is in it. The
+journal says what is done, so whoever comes back needs nothing else of the first driver.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def find_cluster(output: str | Path) -> Profile:
     data = (Folder(url) / ".geoscale").get(CLUSTER)
     if data is None:
         raise OutputError(
-            f"{redact(url)} names no cluster that outlives its driver (a Dask Gateway's "
-            "does); go on with the command that began it, or name one with --cluster"
+            f"{redact(url)} names no cluster that outlives its driver (one of a Dask "
+            "Gateway does); go on with the command that began it, or name one with --cluster"
         )
     try:
         told = dict(json.loads(data))
