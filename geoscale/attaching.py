@@ -49,7 +49,8 @@ def find_cluster(output: str | Path) -> Profile:
     if data is None:
         raise OutputError(
             f"{redact(url)} names no cluster that outlives its driver (one of a Dask "
-            "Gateway does); go on with the command that began it, or name one with --cluster"
+            "Gateway does); go on with the command that began it, or name one with "
+            "--cluster"
         )
     try:
         told = dict(json.loads(data))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoscale.card import ModelCard
 from geoscale.clusters import Courier, count_local_workers
+from geoscale.imports import check_trust
 from geoscale.parcels import Parcel, find_path, wait_for_files
 
 if TYPE_CHECKING:
@@ -31,14 +32,22 @@ def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]
     plan : InferencePlan
         With the hashes of weights and code.
     trust_code : bool
-        Code is sent only where it may run.
+        Code is sent only where it may run, and refused here if it may not.
 
     Returns
     -------
     tuple of Parcel
         Empty where the model comes from a package or a URL.
+
+    Raises
+    ------
+    CardError
+        If it has code that is not trusted.
     """
     card, found = plan.card, []
+    for named in (card.architecture, card.input.normalization.callable):
+        if named is not None:
+            check_trust(named, trust_code=trust_code)
     href = card.weights.href.removeprefix("file://")
     if "://" not in href and not href.startswith(("package:", "torchgeo:")):
         path = _absolute(card, href)
@@ -47,8 +56,7 @@ def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]
     hashes = iter((plan.code_sha256 or "").split("-"))
     for field, named in _code(card):
         path, sha256 = _absolute(card, named.partition(":")[0]), next(hashes)
-        if trust_code:
-            found.append(_pack(field, path, sha256, f"code/{sha256}/{path.name}"))
+        found.append(_pack(field, path, sha256, f"code/{sha256}/{path.name}"))
     return tuple(found)
 
 
