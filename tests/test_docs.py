@@ -73,3 +73,12 @@ def test_the_makefile_has_the_readmes_words():
     named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
     assert named <= set(words)
     assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
+
+
+def test_the_profiles_of_the_gateways_page_are_profiles(tmp_path):
+    from geoscale.clusters import load_profile
+
+    for number, text in enumerate(blocks(ROOT / "docs" / "gateway.md", "yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        assert load_profile(path).type == "gateway"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ import yaml
 
 import geoscale as gs
 from geoscale.errors import JobError, StoppedError
-from tests.infra.conftest import free_port
+from tests.infra.conftest import KEY as S3_KEY
+from tests.infra.conftest import SECRET, free_port
 from tests.support.batch import count_records, pixels
 from tests.support.cards import SUPPORT, simplecnn_dict
 
@@ -210,34 +214,44 @@ def lab(data_dir, tmp_path_factory):
         "GEOSCALE_GATEWAY_PASSWORD": PASSWORD,
         "GEOSCALE_TEST_DATA": str(data_dir),
     }
-    log = lab.folder / "gateway.log"
+    settings = {
+        **plain,
+        "GW_PORT": str(port),
+        "GW_API_PORT": str(free_port()),
+        "GW_FOLDER": str(lab.folder),
+        "GW_START": f"{HERE / 'start.sh'} {python} {lab.private}",
+        "GW_PASSWORD": PASSWORD,
+        "GW_KEY": KEY,
+    }
+    with serve(HERE / "config.py", lab.folder, lab.address, settings):
+        yield lab
+
+
+@contextmanager
+def serve(
+    config: Path, folder: Path, address: str, environ: dict[str, str]
+) -> Iterator[None]:
+    """A gateway and its proxy, until the block ends."""
+    log = folder / "gateway.log"
     with log.open("w") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "dask_gateway_server", "-f", HERE / "config.py"],
+            [sys.executable, "-m", "dask_gateway_server", "-f", config],
             stdout=file,
             stderr=file,
-            cwd=lab.folder,
-            env={
-                **plain,
-                "GW_PORT": str(port),
-                "GW_API_PORT": str(free_port()),
-                "GW_FOLDER": str(lab.folder),
-                "GW_START": f"{HERE / 'start.sh'} {python} {lab.private}",
-                "GW_PASSWORD": PASSWORD,
-                "GW_KEY": KEY,
-            },
+            cwd=folder,
+            env=environ,
         )
     until = time.monotonic() + 60
     try:
         while True:
             try:
-                urlopen(f"{lab.address}/api/health", timeout=5).close()
+                urlopen(f"{address}/api/health", timeout=5).close()
                 break
             except OSError:
                 assert server.poll() is None, log.read_text()
                 assert time.monotonic() < until, log.read_text()
                 time.sleep(0.1)
-        yield lab
+        yield
     finally:
         server.send_signal(signal.SIGINT)
         try:
@@ -407,3 +421,42 @@ def test_an_api_key_opens_too_and_the_cluster_may_be_kept(lab, monkeypatch):
     lab.stop_all()
     with pytest.raises(StoppedError, match="begin another"):
         gs.connect({**yaml.safe_load(profile.read_text()), "name": name}).__enter__()
+
+
+def test_outputs_in_s3_with_what_is_handed_to_the_workers(lab, reference, s3):
+    url = s3.url("maps/gateway.zarr")
+    names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"]
+    aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    job = yaml.safe_load(lab.job("s3").read_text())
+    path = lab.private / "s3.yaml"
+    path.write_text(yaml.safe_dump({**job, "output": {"to": url}}, sort_keys=False))
+    profile = lab.profile(forward=names)
+    words = ("run", path, "--cluster", profile, "--trust-code")
+    done = lab.geoscale(*words, **aws)
+    assert done.returncode == 0, done.stderr
+    found = {key: s3.read(f"maps/gateway.zarr/{key}") for key in reference}
+    assert found == reference
+    assert s3.find(S3_KEY, SECRET, PASSWORD) == []
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_the_gateway_of_the_page_runs_a_job(lab, reference, tmp_path):
+    page = (ROOT / "docs" / "gateway.md").read_text()
+    (config,) = (
+        t for t in re.findall(r"```python\n(.*?)```", page, re.S) if "c.Da" in t
+    )
+    (profile,) = (t for t in re.findall(r"```yaml\n(.*?)```", page, re.S) if "lab" in t)
+    ports = {"18000": str(free_port()), "18001": str(free_port())}
+    for name, text in (("gateway_config.py", config), ("lab.yaml", profile)):
+        for old, new in ports.items():
+            text = text.replace(f"127.0.0.1:{old}", f"127.0.0.1:{new}")
+        (tmp_path / name).write_text(text)
+    address = f"http://127.0.0.1:{ports['18000']}"
+    environ = lab.environ | {"LAB_PASSWORD": PASSWORD}
+    with serve(tmp_path / "gateway_config.py", tmp_path, address, environ):
+        done = lab.run(lab.job("page"), tmp_path / "lab.yaml")
+    assert done.returncode == 0, done.stderr
+    found = pixels(lab.output("page"))
+    assert {k: v for k, v in found.items() if k.startswith("classes")} == {
+        k: v for k, v in reference.items() if k.startswith("classes")
+    }
