@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from geoscale.clusters.others import GatewayProfile
 from geoscale.errors import JobError, StoppedError, require
+from geoscale.redaction import is_secret
 from geoscale.words import redact, suggest
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def start_gateway(profile: GatewayProfile) -> Iterator[Client]:
     StoppedError
         If it cannot be reached, the cluster is gone, or no worker comes in time.
     """
+    _refuse_secrets(profile)
     module = require("dask_gateway", extra="gateway")
     until = time.monotonic() + profile.wait_s
     where: dict[str, Any] = {
@@ -216,6 +218,17 @@ def _choose_options(profile: GatewayProfile, known: dict[str, Any]) -> dict[str,
                 f"{suggest(name, known)}; it has {offered}"
             )
     return asked
+
+
+def _refuse_secrets(profile: GatewayProfile) -> None:
+    # not while the profile is checked, where messages repeat what was given
+    for name in profile.environment:
+        if is_secret(name):
+            raise JobError(
+                f"`environment` of the profile holds {name}, and secrets do not belong "
+                "into files: set it here and name it in `forward`, or give the workers "
+                "a role of their own"
+            )
 
 
 def _scale(cluster: Any, profile: GatewayProfile) -> None:
