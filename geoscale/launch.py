@@ -230,6 +230,9 @@ def count_processes(client: Client) -> int:
     this number, kernels from threads, and the last bits of a score from kernels.
     """
     workers = wait_for_workers(client)
+    # jobs of a batch system have cores of their own, whoever shares their host
+    if of_a_job := getattr(client.cluster, "job_processes", None):
+        return int(of_a_job)
     hosts = Counter(urlsplit(address).hostname for address in workers)
     return max(*hosts.values(), count_local_workers(client))
 

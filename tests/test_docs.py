@@ -82,3 +82,20 @@ def test_the_profiles_of_the_gateways_page_are_profiles(tmp_path):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text)
         assert load_profile(path).type == "gateway"
+
+
+def test_the_script_of_the_page_on_batch_systems_is_the_one_that_is_submitted():
+    from geoscale.clusters import Script, load_profile, write_script
+
+    page = ROOT / "docs" / "hpc.md"
+    fields = yaml.safe_load(blocks(page, "yaml")[0])
+    profile = load_profile({**fields, "python": "/opt/geoscale/bin/python"})
+    folder = "/scratch/me/map.zarr/.geoscale/jobs"
+    script = Script(
+        kind="driver",
+        name="geoscale-map",
+        what="/home/me/job.yaml",
+        cluster=f"{folder}/cluster.yaml",
+        folder=folder,
+    )
+    assert blocks(page, "text")[0] == write_script(profile, script)

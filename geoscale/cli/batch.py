@@ -18,6 +18,7 @@ import typer
 
 from geoscale.cli.say import say
 from geoscale.ending import STOPPED
+from geoscale.engine.stopping import NEAR
 
 if TYPE_CHECKING:
     from geoscale.ending import RunReport
@@ -28,6 +29,14 @@ NOTHING_MADE = 4
 """Exit code where nothing was made until the deadline."""
 ENDS_S = 15.0
 """Seconds after the deadline in which a cluster may end, before the process is left."""
+
+
+class TimeUpError(BaseException):
+    """The deadline is over; no error that anything may catch and go on.
+
+    Nor a KeyboardInterrupt: one that passes through code that a library runs from C
+    lets Python end by a signal, whoever has caught it.
+    """
 
 
 class Watch:
@@ -42,7 +51,6 @@ class Watch:
     def __init__(self, due_s: float | None) -> None:
         self._due_s = due_s
         self._computed = False
-        self._is_late = False
 
     @property
     def code(self) -> int:
@@ -78,9 +86,7 @@ class Watch:
         last.start()
         try:
             yield
-        except (KeyboardInterrupt, typer.Exit):
-            if not self._is_late:
-                raise
+        except TimeUpError:
             say(self._explain(), err=True)
             raise typer.Exit(self.code) from None
         finally:
@@ -91,7 +97,7 @@ class Watch:
     def end(self, report: RunReport, shard: tuple[int, int] | None) -> int:
         """Exit code of a run that has ended by itself."""
         code = report.exit_code
-        if code == STOPPED and not self._computed and self._due_s is not None:
+        if report.stopped == NEAR and code == STOPPED and not self._computed:
             say(self._explain(), err=True)
             return NOTHING_MADE
         is_whole = not (report.stopped or report.quarantined or report.damaged)
@@ -110,8 +116,7 @@ class Watch:
         )
 
     def _cut(self, *_: Any) -> None:
-        self._is_late = True
-        raise KeyboardInterrupt
+        raise TimeUpError
 
     def _leave(self) -> None:
         # whatever hangs: what is stored is whole, and what is not is made again

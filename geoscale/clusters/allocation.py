@@ -83,7 +83,8 @@ def start_allocation(profile: BatchProfile, threads: int) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         command = _command(profile, threads, cluster.scheduler_address, folder)
-        with _launched(command) as process:
+        cluster.job_processes = profile.processes
+        with _launched(command, str(profile.cores)) as process:
             _wait(client, process, command)
             try:
                 yield client
@@ -130,12 +131,12 @@ def _launcher(profile: BatchProfile) -> list[str]:
 
 
 @contextmanager
-def _launched(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _launched(command: list[str], cores: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         # a group of its own: Ctrl-C and the signals of a batch system are the driver's
         process = subprocess.Popen(  # noqa: S603  (words of a checked profile)
             command,
-            env={**os.environ, **WORKER_SETTINGS},
+            env={**os.environ, **WORKER_SETTINGS, "GEOSCALE_CPUS": cores},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -204,6 +204,9 @@ class SgeProfile(BatchProfile):
 class HTCondorProfile(BatchProfile):
     """Jobs of HTCondor."""
 
+    shape: Literal["driver-and-workers", "array"] = "driver-and-workers"
+    """HTCondor has no launcher for several nodes."""
+
     type: Literal["htcondor"]
     """``htcondor``."""
     disk: Memory = "4GB"

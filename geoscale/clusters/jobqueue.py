@@ -92,6 +92,7 @@ def start_jobs(profile: BatchProfile, threads: int) -> Iterator[Client]:
     with dask.config.set(quick), _make_cluster(profile, threads) as cluster:
         check_jobs(profile, cluster.job_script())
         cluster.wait_s = profile.wait_s  # read by the engine where no worker is left
+        cluster.job_processes = profile.processes
         count = profile.jobs
         cluster.adapt(minimum_jobs=count, maximum_jobs=count, interval="5s")
         with Client(cluster) as client:
@@ -196,6 +197,7 @@ def _make_options(profile: BatchProfile, threads: int) -> Iterator[dict[str, Any
         "worker_extra_args": ["--no-dashboard", "--dashboard-address", f"{HERE}:0"],
         "job_script_prologue": [
             *profile.environment,
+            f"export GEOSCALE_CPUS={profile.cores}",
             *(f"export {name}={value}" for name, value in WORKER_SETTINGS.items()),
         ],
         "scheduler_options": {

@@ -24,6 +24,10 @@ from geoscale.clusters.batch import (
 )
 from geoscale.durations import format_clock
 
+SIGNALLED_S = 600.0
+"""Least wall time at which Slurm is to give notice of its end, which it may do a minute
+too early; the command knows it by itself, but not that an operator shortens it."""
+
 Kind = Literal["driver", "allocation", "part", "end"]
 """``driver``: hands out blocks; ``allocation``: with workers in the same job; ``part``:
 one of an array; ``end``: of an array."""
@@ -89,10 +93,8 @@ def find_asked(profile: BatchProfile, kind: Kind) -> Asked:
     """Resources of a job: drivers need little, others what workers do."""
     from dask.utils import parse_bytes
 
-    small = kind in ("driver", "end") and profile.shape != "one-allocation"
-    if kind == "end":
-        # it may have to make what is left of parts that failed
-        small = profile.driver.walltime is not None
+    # what ends an array may have to make blocks of parts that failed
+    small = kind == "driver"
     return Asked(
         seconds=profile.driver_s if kind in ("driver", "end") else profile.walltime_s,
         cores=profile.driver.cores if small else profile.cores,
@@ -115,6 +117,7 @@ def _body(profile: BatchProfile, script: Script, asked: Asked) -> list[str]:
     left = int(asked.seconds - find_margin(asked.seconds))
     forward = 'kill -USR1 "$run"' if isinstance(profile, SlurmProfile) else ":"
     return [
+        f"export GEOSCALE_CPUS={asked.cores}",
         f'{words} --batch --deadline "$(({left} - SECONDS))s" &',
         "run=$!",
         "cancelled=",
@@ -168,7 +171,8 @@ def _slurm(profile: BatchProfile, script: Script, asked: Asked) -> list[str]:
     if script.kind == "part":
         found += [f"--array=0-{profile.jobs - 1}"]
     found += [f"--output={script.folder}/{log}", "--open-mode=append", "--requeue"]
-    found += [f"--signal=B:USR1@{margin}"]
+    if asked.seconds >= SIGNALLED_S:
+        found += [f"--signal=B:USR1@{margin}"]
     return [f"#SBATCH {line}" for line in (*found, *profile.extra)]
 
 

@@ -32,8 +32,7 @@ def write_job(folder: Path, data: Path, name: str = "map") -> Path:
         },
         "model": json.loads(json.dumps(card)),
         "inference": {"block": 128},
-        # the last bits of scores follow the number of threads, which jobs differ in
-        "output": {"to": f"{name}.zarr", "layers": ["classes"]},
+        "output": {"to": f"{name}.zarr"},
     }
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(job, sort_keys=False))
