@@ -15,8 +15,8 @@ from geoscale.clusters.allocation import start_allocation
 from geoscale.clusters.batch import BatchProfile
 from geoscale.clusters.gateway import start_gateway
 from geoscale.clusters.jobqueue import start_jobs
-from geoscale.clusters.local import start_local
-from geoscale.clusters.others import GatewayProfile
+from geoscale.clusters.local import start_local, start_local_gpu
+from geoscale.clusters.others import GatewayProfile, LocalGpuProfile
 from geoscale.clusters.profiles import (
     LocalProfile,
     Profile,
@@ -93,6 +93,8 @@ def connect(
 def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
     if isinstance(profile, LocalProfile):
         return start_local(profile, threads)
+    if isinstance(profile, LocalGpuProfile):
+        return start_local_gpu(profile, threads)
     if isinstance(profile, SchedulerProfile):
         return _join(profile)
     if isinstance(profile, BatchProfile):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geoscale.clusters.batch import Memory
+from geoscale.clusters.devices import check_names
 from geoscale.clusters.hosts import is_here
 from geoscale.durations import parse_duration
 from geoscale.errors import JobError
@@ -18,7 +19,7 @@ Host = Annotated[str, Field(pattern=r"^[\w.@:-]+$", max_length=253)]
 class LocalGpuProfile(BaseModel):
     """One worker process for each GPU of this machine that is visible."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     type: Literal["local-gpu"]
     """``local-gpu``."""
@@ -30,6 +31,15 @@ class LocalGpuProfile(BaseModel):
     """Limit of one worker; auto: an equal share of what is allowed."""
     local_directory: str | None = None
     """Scratch folder of the workers; default: a temporary one."""
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None:
+            if not names:
+                raise ValueError("no device is named; leave it out to use all")
+            check_names(names)
+        return names
 
 
 class SSHProfile(BaseModel):
