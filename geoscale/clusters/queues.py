@@ -171,14 +171,26 @@ class GridEngine(Queue):
             raise JobError(f"Grid Engine refused the job: {' '.join(said.split())}")
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
-        """Ask the queue; what is not there is over."""
+        """Ask the queue; what is not there is over, and may be accounted."""
         rows: dict[str, list[tuple[str, str]]] = {one: [] for one in ids}
         for line in self._run(["qstat", "-u", "*"]).stdout.splitlines()[2:]:
             words = line.split()
             if len(words) > 4 and words[0] in rows:
                 where = words[7] if "@" in words[7] else ""
                 rows[words[0]].append((SGE_STATES.get(words[4], words[4]), where))
-        return {one: _sum_up(found, set()) for one, found in rows.items()}
+        return {
+            one: _sum_up(found, set()) if found else self._account(one)
+            for one, found in rows.items()
+        }
+
+    def _account(self, job: str) -> JobState:
+        said = self._run(["qacct", "-j", job]).stdout
+        codes = re.findall(r"^exit_status +(\d+)", said, re.M)
+        # a job that was queued again has a record for each run
+        states = [("done" if c == "0" else f"ended with {c}", "") for c in codes[-1:]]
+        if "taskid       undefined" not in said:
+            states = [("done" if c == "0" else f"ended with {c}", "") for c in codes]
+        return _sum_up(states, {state for state, _ in states})
 
     def cancel_workers(self, driver: str) -> None:
         """Cancel by the name that `jobqueue` gives them."""

@@ -176,3 +176,32 @@ def free_ports(count: int) -> int:
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
+
+
+@pytest.fixture(scope="session")
+def grid_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Debian's Grid Engine with one host of four slots."""
+    if os.geteuid() != 0:
+        pytest.skip("starting Grid Engine needs root: its daemons run as other users")
+    need_packages(
+        "sge_qmaster",
+        "sge_execd",
+        "qsub",
+        packages="gridengine-master gridengine-exec gridengine-client",
+    )
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed: pip install -e '.[dev]'")
+    scripts, first = Path(__file__).parent / "sge", free_ports(2)
+    ports = str(first), str(first + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGE_ROOT", "/var/lib/gridengine")
+        patch.setenv("SGE_CELL", "default")
+        patch.setenv("SGE_QMASTER_PORT", ports[0])
+        patch.setenv("SGE_EXECD_PORT", ports[1])
+        try:
+            run_script(
+                scripts / "up.sh", str(tmp_path_factory.mktemp("sge")), "4", *ports
+            )
+            yield
+        finally:
+            run_script(scripts / "down.sh", *ports)
