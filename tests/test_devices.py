@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
 import geoscale as gs
 from geoscale.clusters import connect, load_profile
-from geoscale.clusters.devices import choose_device, list_devices
+from geoscale.clusters.devices import choose_device, list_devices, show_visible
 from geoscale.errors import JobError
 from tests.support.cards import SUPPORT, simplecnn_dict
 
@@ -63,11 +66,68 @@ def test_processes_of_a_job_choose_devices_by_their_number(rank):
     environ = {"CUDA_VISIBLE_DEVICES": f"4,{UUID}"}
     assert choose_device({**environ, rank: "0"}) == "4"
     assert choose_device({**environ, rank: "1"}) == UUID
-    assert choose_device(environ) is None
+    assert choose_device(environ) == "4"
     assert choose_device({rank: "0"}) is None
     assert choose_device({"CUDA_VISIBLE_DEVICES": "4", rank: "3"}) is None
     with pytest.raises(JobError, match="process 2 of this machine finds 2 GPUs"):
         choose_device({**environ, rank: "2"})
+
+
+def test_processes_of_one_command_choose_by_their_slot():
+    own, all_four = {"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    second = {"SLURM_LOCALID": "1"}
+    two = {"processes": 2}
+    assert [choose_device(own, slot=n, **two) for n in (0, 1)] == ["0", "1"]
+    # a task whose devices are its own, whatever its number
+    assert choose_device(own | second, slot=1, **two) == "1"
+    assert [choose_device(all_four | second, slot=n, **two) for n in (0, 1)] == [
+        "2",
+        "3",
+    ]
+    with pytest.raises(JobError, match="two would share one"):
+        choose_device({"CUDA_VISIBLE_DEVICES": "0"}, slot=1, **two)
+
+
+@pytest.mark.slow
+def test_workers_of_one_command_take_a_device_each(tmp_path):
+    """As in a job of two GPUs and two processes; a worker that is killed gives way."""
+    from distributed import Client
+
+    from tests.support.workers import ROOT, empty_cluster
+
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(tmp_path),
+        "CUDA_VISIBLE_DEVICES": f"3,{UUID}",
+        "GEOSCALE_PROCESSES": "2",
+    }
+    with empty_cluster() as cluster:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "distributed.cli.dask_worker",
+                cluster.scheduler_address, "--nworkers", "2", "--nthreads", "1",
+                "--nanny", "--no-dashboard", "--memory-limit", "0",
+                "--preload", "geoscale.clusters.claim",
+            ],
+            env=environ, cwd=tmp_path,
+        )  # fmt: skip
+        try:
+            with Client(cluster) as client:
+                client.wait_for_workers(2, timeout=60)
+                seen = client.run(show_visible)
+                assert sorted(seen.values()) == ["3", UUID]
+                (killed,) = (w for w, device in seen.items() if device == UUID)
+                os.kill(client.run(os.getpid)[killed], signal.SIGKILL)
+                until, now = time.monotonic() + 60, seen
+                while now.keys() == seen.keys() or len(now) < 2:
+                    assert time.monotonic() < until
+                    time.sleep(0.2)
+                    now = client.run(show_visible, on_error="ignore")
+                assert sorted(now.values()) == ["3", UUID]
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @pytest.mark.parametrize(

@@ -73,18 +73,24 @@ def list_devices(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     return tuple(found)
 
 
-def choose_device(environ: Mapping[str, str] = os.environ) -> str | None:
+def choose_device(
+    environ: Mapping[str, str] = os.environ, *, slot: int = 0, processes: int = 1
+) -> str | None:
     """Choose the GPU of one of several processes that a job starts on this machine.
 
     Parameters
     ----------
     environ : mapping
         Of the process.
+    slot : int
+        Which of the processes that one command started this is.
+    processes : int
+        How many it starts.
 
     Returns
     -------
     str or None
-        None where nothing numbers the processes, or only one device is visible: then
+        None where no device is named, or only one to a command of one process: then
         the batch system has chosen.
 
     Raises
@@ -98,20 +104,25 @@ def choose_device(environ: Mapping[str, str] = os.environ) -> str | None:
     '3'
     >>> choose_device({"CUDA_VISIBLE_DEVICES": "2", "SLURM_LOCALID": "1"}) is None
     True
+    >>> choose_device({"CUDA_VISIBLE_DEVICES": "0,1"}, slot=1, processes=2)
+    '1'
     """
-    rank = next((environ[name] for name in RANKS if environ.get(name)), None)
-    if rank is None or not rank.isdigit() or VISIBLE not in environ:
+    if VISIBLE not in environ:
         return None
     devices = list_devices(environ)
-    if len(devices) < 2:
+    if not devices or len(devices) == processes == 1:
         return None
-    if int(rank) >= len(devices):
+    told = next((environ[name] for name in RANKS if environ.get(name)), "")
+    rank = int(told) if told.isdigit() else 0
+    # as many as this command has processes are its own; more are the machine's
+    number = slot if len(devices) == processes else rank * processes + slot
+    if number >= len(devices):
         raise JobError(
-            f"process {rank} of this machine finds {len(devices)} GPUs "
+            f"process {number} of this machine finds {len(devices)} GPUs "
             f"({VISIBLE}={environ[VISIBLE]}), and two would share one; ask for as many "
             "processes as GPUs"
         )
-    return devices[int(rank)]
+    return devices[number]
 
 
 def show_visible() -> str | None:
