@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from geoscale.errors import CardError
 from geoscale.imports import is_trusted
@@ -23,12 +31,25 @@ from geoscale.words import nearest_key, redact, shorten
 MOST_FINDINGS = 8
 """Wrong fields that a message names; a broken file may have thousands."""
 
-TaskName = Literal["segmentation"]
+TaskName = Literal["segmentation", "change"]
+Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
+
+
+CHANGES = (
+    {"value": 0, "name": "unchanged", "color": "D9D9D9"},
+    {"value": 1, "name": "changed", "color": "D7301F"},
+)
+"""Classes of every binary change map."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without(data: dict[str, Any], *unset: str) -> dict[str, Any]:
+    """Leave out what came later and is not used: cards keep the hash they have."""
+    return {k: v for k, v in data.items() if v or k not in unset}
 
 
 class Normalization(_Part):
@@ -96,6 +117,9 @@ class ModelInput(_Part):
     """Dates stacked as channels; channels = frames x bands."""
     frame_order: Literal["oldest-first", "newest-first"] = "oldest-first"
     """Which date's bands come first in the network's input."""
+    pair: Pair | None = None
+    """How a network of task change takes two dates: ``channels``, (n, 2 x band, y, x);
+    ``time-axis``, (n, 2, band, y, x); ``two``, as two arguments (n, band, y, x)."""
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
@@ -115,6 +139,10 @@ class ModelInput(_Part):
     def channels(self) -> int:
         """Channels of the network's input."""
         return self.frames * len(self.bands)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), "pair")
 
 
 class OutputClass(_Part):
@@ -137,9 +165,29 @@ class ModelOutput(_Part):
     """In the order of the network's channels."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
+    single: bool = False
+    """Whether the network gives one channel, the second of two classes: the first
+    has what is left to 1."""
+    take: str | None = None
+    """Which entry is the output, where the network returns a dict; default ``out``."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's output."""
+        return 1 if self.single else len(self.classes)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), "single", "take")
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
+        if self.single and (len(self.classes) != 2 or self.activation == "softmax"):
+            raise ValueError(
+                f"single: a network of one channel tells two classes apart, by "
+                f"activation sigmoid (or none), not {len(self.classes)} by "
+                f"{self.activation}"
+            )
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
@@ -199,6 +247,35 @@ class ModelCard(_Part):
     """Anything a user must know: training data, agreement, limits."""
     base: str | None = None
     """Folder that relative paths start from; set on loading, not hashed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_by_default(cls, data: Any) -> Any:
+        output = data.get("output", {}) if isinstance(data, dict) else None
+        if not isinstance(output, dict) or data.get("task") != "change":
+            return data
+        return {**data, "output": {"classes": CHANGES, **output}}
+
+    @model_validator(mode="after")
+    def _check_change(self) -> ModelCard:
+        spec, values = self.input, [c.value for c in self.output.classes]
+        if self.task != "change":
+            if spec.pair is not None:
+                raise ValueError("`input.pair` is for cards of `task: change`")
+            return self
+        if spec.frames != 2 or spec.pair is None:
+            raise ValueError(
+                f"a card of task change takes two dates: it needs `input.frames: 2` "
+                "and `input.pair: channels`, `time-axis` or `two`, as its network "
+                f"wants them; it has frames {spec.frames} and pair {spec.pair}"
+            )
+        if values != [0, 1]:
+            raise ValueError(
+                f"a card of task change has two classes, 0 unchanged and 1 changed, "
+                f"not {values}; leave `output.classes` out, and say `output.single: "
+                "true` where the network gives one channel"
+            )
+        return self
 
     @property
     def needs_trust(self) -> bool:

@@ -150,7 +150,7 @@ class Task(Protocol):
         ...
 
     @property
-    def on_device(self) -> LayerSpec | None:
+    def on_device(self) -> LayerSpec | ChangeSpec | None:
         """What `finish` does, where a device can do it; None: only here."""
         ...
 
@@ -177,6 +177,20 @@ class LayerSpec:
     """Scores in [0, 1] are stored as whole numbers from 0 to this."""
     nodata: int
     """Stored where not valid; NaN in float16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeSpec:
+    """How scores of unchanged and changed become layers: enough for a device."""
+
+    threshold: float
+    """Least score of what counts as changed."""
+    probability: str
+    """``uint8`` or ``float16``: how that score is stored; empty: not at all."""
+    steps: int
+    """As in `LayerSpec`."""
+    nodata: int
+    """As in `LayerSpec`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +223,7 @@ class CanvasSpec:
     """Weights of one patch that is blended, (y, x); None: patches are cropped."""
     pixels: PixelSpec | None
     """How pixels become input; None: they are input, (1, channel, y, x)."""
-    layers: LayerSpec
+    layers: LayerSpec | ChangeSpec
     """How scores become layers."""
 
 

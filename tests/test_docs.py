@@ -64,8 +64,17 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    text = blocks(ROOT / "docs" / "models.md", "yaml")[0]
-    assert ModelCard.from_dict(yaml.safe_load(text)).input.channels == 4
+    one, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
+    assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
+
+
+def test_the_job_of_the_change_page_is_a_job(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(blocks(ROOT / "docs" / "change.md", "yaml")[0])
+    job = load_job(path)
+    assert (job.task, job.change.threshold) == ("change", 0.5)
+    assert list(job.imagery.periods) == ["before", "after"]
 
 
 def test_the_makefile_has_the_readmes_words():

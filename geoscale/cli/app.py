@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoscale.cli import attach, clusters, evaluation, look, models, work
+from geoscale.cli import (
+    attach,
+    clusters,
+    evaluation,
+    look,
+    models,
+    results,
+    work,
+)
 from geoscale.cli.say import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -108,6 +116,12 @@ for command, panel, example in (
         SEE,
         "geoscale evaluate out.zarr --reference labels.tif --ignore -1",
     ),
+    (
+        results.polygons,
+        SEE,
+        "geoscale polygons change.zarr --min-area 0.5ha --to change.gpkg",
+    ),
+    (results.transitions, SEE, "geoscale transitions change.zarr"),
     (look.doctor, SEE, "geoscale doctor --cluster clusters/local.yaml"),
     (look.schema, SEE, "geoscale schema > job.schema.json"),
 ):

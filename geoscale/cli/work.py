@@ -277,8 +277,9 @@ def _plan_data(made: Plans, output: str) -> dict[str, Any]:
         "recompute": round(made.recompute(), 4),
         "memory_bytes": dataclasses.asdict(made.memory()),
         **{key: data[key] for key in ("grid", "times", "inference", "notes")},
-        "layers": list(made.output.layers),
+        "layers": list(made.layers),
         "model": made.card.name,
+        "change": data.get("change"),
         "weights_sha256": made.weights_sha256,
         "tuning": made.tuning,
     }
