@@ -207,7 +207,6 @@ def plan_job(
 
 
 def _list_bands(job: Job) -> Sequence[str]:
-    """Bands that a job names, or that its imagery has."""
     return job.imagery.bands or open_source(job.imagery, grid=job.grid).bands
 
 
