@@ -32,7 +32,7 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.learn import learn
-from geoscale.models import find_card
+from geoscale.models import load_model
 from geoscale.options import Change, Output
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun, mark_job
@@ -57,39 +57,6 @@ __all__ = [
     "run",
     "run_job",
 ]
-
-
-def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
-    """Find a model's card; its weights are loaded by the workers.
-
-    Parameters
-    ----------
-    model : str, path, mapping or ModelCard
-        Catalogue name (``geoscale models list``), ``torchgeo:…``, path or URL
-        of a card, or a card's fields.
-
-    Returns
-    -------
-    ModelCard
-        Data: bands, scaling, patch, classes, licence.
-
-    Raises
-    ------
-    CardError
-        If there is no such model, or the card is wrong.
-
-    Examples
-    --------
-    >>> import geoscale as gs
-    >>> gs.load_model("s2-landcover-unet").input.bands
-    ('blue', 'green', 'red', 'nir')
-    """
-    if isinstance(model, ModelCard):
-        return model
-    if isinstance(model, Mapping):
-        card = ModelCard.from_dict(model)
-        return card.model_copy(update={"base": card.base or str(Path.cwd())})
-    return find_card(str(model))
 
 
 def plan(  # noqa: PLR0913  (one verb, all by name)
