@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from geoscale.card import ModelCard
-from geoscale.job import load_job
+from geoscale.job import load_job, parse_job
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -77,11 +77,31 @@ def test_the_job_of_the_change_page_is_a_job(tmp_path):
     assert list(job.imagery.periods) == ["before", "after"]
 
 
+def test_the_jobs_of_the_change_page_are_jobs(tmp_path):
+    texts = blocks(ROOT / "docs" / "change.md", "yaml")
+    least = {"imagery": {"files": "*.tif"}, "output": "x"}
+    jobs = [
+        parse_job(least | yaml.safe_load(text), where="change.md", base=tmp_path)
+        for text in texts
+    ]
+    methods = [job.change.method for job in jobs]
+    assert methods == [None, "irmad", "features"]
+
+
 def test_the_makefile_has_the_readmes_words():
     words = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
     named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
     assert named <= set(words)
     assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
+
+
+def test_the_profiles_of_the_gateways_page_are_profiles(tmp_path):
+    from geoscale.clusters import load_profile
+
+    for number, text in enumerate(blocks(ROOT / "docs" / "gateway.md", "yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        assert load_profile(path).type == "gateway"
 
 
 def test_the_script_of_the_page_on_batch_systems_is_the_one_that_is_submitted():

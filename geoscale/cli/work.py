@@ -96,14 +96,15 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option(help="Measure here what the job leaves to `auto`."),
+        typer.Option(help="Measure here what the job leaves open."),
     ] = True,
     trust_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
 
-    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`.
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, or finds
+    change by statistics of the whole area.
     """
     from geoscale.launch import allowed_worker_bytes
 
@@ -189,7 +190,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
                     progress=watch.follow(progress),
                     stop=stop,
                 )
-    _end(report, as_json, watch.end(report, part) if batch else report.exit_code)
+    end(report, as_json, watch.end(report, part) if batch else report.exit_code)
 
 
 def repair(
@@ -208,7 +209,7 @@ def repair(
         open_client(profile, 2) as client,
     ):
         report = outputs.repair(output, client=client, trust_code=trust_code)
-    _end(report, as_json)
+    end(report, as_json)
 
 
 def export(
@@ -239,7 +240,7 @@ def _settle(
 ) -> Plans:
     from geoscale import api
 
-    say("measuring what the job leaves to `auto` …", err=True)
+    say("measuring what the job leaves open …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 
@@ -325,7 +326,8 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(parts)
 
 
-def _end(report: RunReport, as_json: bool, code: int | None = None) -> None:
+def end(report: RunReport, as_json: bool, code: int | None = None) -> None:
+    """Say how a run ended, and leave with its exit code."""
     code = report.exit_code if code is None else code
     if as_json:
         say_json({**dataclasses.asdict(report), "exit_code": code})
