@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOTHING_MADE = 4
 """Exit code where nothing was made until the deadline."""
-ENDS_S = 15.0
+ENDS_S = 8.0
 """Seconds after the deadline in which a cluster may end, before the process is left."""
 
 

@@ -196,7 +196,8 @@ def test_a_block_longer_than_the_wall_time_ends_the_job(
     output = submit(write_job(tmp_path, data_dir), profile)
     found = wait(output, is_over, 240)
     assert not found["complete"]
-    assert "FAILED" in found["jobs"][0]["state"]
+    # the process ends first, or, where the machine is busy, its wall time
+    assert any(s in found["jobs"][0]["state"] for s in ("FAILED", "TIMEOUT"))
     assert "a block, or the end of the map, takes longer" in logs(output)
 
 
