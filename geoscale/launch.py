@@ -292,7 +292,9 @@ def check_room(plan: InferencePlan, url: str) -> None:
 def describe_run(plan: InferencePlan, client: Client | None) -> Json:
     """Provenance of a run: versions, where, how precise (guarantee G15)."""
     workers = None if client is None else len(wait_for_workers(client))
-    return {
+    learned = plan.statistics or {}
+    more = {"learned": {k: v for k, v in learned.items() if k != "of"}}
+    return (more if learned else {}) | {
         "model": plan.card.name,
         "model_sha256": plan.weights_sha256,
         "runtime": plan.inference.runtime,

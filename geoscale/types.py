@@ -7,7 +7,7 @@ introduces them. Contracts are prose here and tests in `geoscale.testing`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,10 @@ class Pixels:
     """(time, y, x), True where every band holds a usable value."""
     missing: tuple[Missing, ...] = ()
     """Assets that could not be had, where the job allows that."""
+    shown: Bool | None = None
+    """(time, y, x), True where there is imagery, be it of clouds; None: as `valid`."""
+    layers: Mapping[str, Array] = field(default_factory=dict)
+    """(time, y, x) each: what the output stores of the source's."""
 
 
 @runtime_checkable
@@ -241,8 +245,7 @@ class Canvas(Protocol):
     def run(self, patches: Sequence[tuple[Window, Window]], keep: Bool) -> bool:
         """Run patches (window, what it gives) and finish the pixels of `keep`.
 
-        Work may still be under way on the device. False: its memory does not do,
-        and the block must be made without a canvas.
+        Work may still be under way. False: the device's memory does not do.
         """
         ...
 

@@ -14,6 +14,7 @@ import yaml
 from affine import Affine
 
 import geoscale as gs
+from geoscale.clusters import connect
 from geoscale.errors import GeoscaleError
 from geoscale.job import parse_job
 from tests.support.cards import dynamic_world, dynamic_world_dict
@@ -96,6 +97,15 @@ def test_periods_are_compared_by_their_names(job, data_dir, tmp_path):
     }
     assert classes["change"] == ["unchanged", "changed", "nodata"]
     assert classes["to_class"][:2] == ["water", "trees"]
+
+
+def test_zones_compare_the_same_dates(job, tmp_path):
+    job["grid"] = {"crs": "utm", "resolution": 10}
+    job["change"] = {"threshold": 0.4}
+    plans = gs.plan_job(parse_job(job, where="job", base=tmp_path))
+    (plan,) = (plans[name] for name in plans)
+    assert (plan.change.method, plan.change.threshold) == ("classes", 0.4)
+    assert [t[:10] for t in plan.times] == ["2015-08-30"]
 
 
 @pytest.mark.parametrize(
@@ -205,34 +215,66 @@ def taizhou(data_dir, tmp_path_factory):
     return home, card
 
 
-def test_a_network_of_two_arguments_is_run_and_evaluated(taizhou, tmp_path):
+@pytest.mark.parametrize("stored", ["uint8", "float16"])
+def test_a_network_of_two_arguments_is_run_and_evaluated(taizhou, tmp_path, stored):
     home, card = taizhou
     job = {
         "imagery": {"files": str(home / "L7_*.tif"), "source_nodata": "none"},
         "model": card,
         "inference": {"block": 128},
-        "output": {"to": str(tmp_path / "change.zarr"), "scores_dtype": "uint8"},
+        "output": {"to": str(tmp_path / "change.zarr"), "scores_dtype": stored},
     }
     assert run(job, tmp_path).complete
     found = gs.evaluate(job["output"]["to"], home / "label.tif")
     assert [one.name for one in found.classes] == ["unchanged", "changed"]
     assert found.score("changed").auc >= 0.990
     assert found.score("changed").f1 > 0.8
+    stack = gs.open_stack(imagery=job["imagery"])
+    options = {"block_px": 200, "trust_code": True}
+    lazy = gs.predict(stack, card, layer="change", **options)
+    made = gs.open_output(job["output"]["to"]).change
+    np.testing.assert_array_equal(lazy.values, made.values)
 
 
 @pytest.mark.slow
-def test_a_change_job_that_is_killed_equals_the_clean_run(data_dir, tmp_path, proof):
-    card = seeded(tmp_path, SIAMESE).to_dict()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_a_byte(data_dir, tmp_path, workers):
+    card = siamese(tmp_path)
+    found = {}
+    for kind, block in (("loop", 101), ("workers", 32)):
+        stack = gs.open_stack(imagery=eolearn(data_dir))
+        plan = gs.plan(stack, card, block_px=block)
+        made = tmp_path / f"{kind}.zarr"
+        if kind == "loop":
+            assert gs.run(plan, made).complete
+        else:
+            with connect(workers, threads=1) as client:
+                assert gs.run(plan, made, client=client).complete
+        found[kind] = gs.open_output(str(made), raw=True)
+    for name in ("change", "probability"):
+        one, other = (found[kind][name].values for kind in ("loop", "workers"))
+        np.testing.assert_array_equal(one, other)
+
+
+def siamese(folder):
+    """The siamese network over three bands of Sentinel-2."""
+    card = seeded(folder, SIAMESE).to_dict()
     card["input"] |= {"bands": ["B4", "B3", "B2"], "sensor": "sentinel-2"}
     card["input"]["normalization"] = {
         "type": "mean-std", "mean": [1200.0] * 6, "std": [600.0] * 6,
     }  # fmt: skip
+    return card
+
+
+@pytest.mark.slow
+def test_a_change_job_that_is_killed_equals_the_clean_run(data_dir, tmp_path, proof):
+    card = siamese(tmp_path)
     commands = {}
     for name in ("clean", "killed"):
         job = {
             "imagery": eolearn(data_dir),
             "model": card,
-            "inference": {"block": 12},
+            "inference": {"block": 8},
             "output": {"to": f"{name}.zarr"},
         }
         path = tmp_path / f"{name}.yaml"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from geoscale.card import ModelCard
-from geoscale.job import load_job
+from geoscale.job import load_job, parse_job
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -75,6 +75,17 @@ def test_the_job_of_the_change_page_is_a_job(tmp_path):
     job = load_job(path)
     assert (job.task, job.change.threshold) == ("change", 0.5)
     assert list(job.imagery.periods) == ["before", "after"]
+
+
+def test_the_jobs_of_the_change_page_are_jobs(tmp_path):
+    texts = blocks(ROOT / "docs" / "change.md", "yaml")
+    least = {"imagery": {"files": "*.tif"}, "output": "x"}
+    jobs = [
+        parse_job(least | yaml.safe_load(text), where="change.md", base=tmp_path)
+        for text in texts
+    ]
+    methods = [job.change.method for job in jobs]
+    assert methods == [None, "irmad", "features"]
 
 
 def test_the_makefile_has_the_readmes_words():

@@ -96,14 +96,15 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option(help="Measure here what the job leaves to `auto`."),
+        typer.Option(help="Measure here what the job leaves open."),
     ] = True,
     trust_code: Trust = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
 
-    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`.
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, or finds
+    change by statistics of the whole area.
     """
     from geoscale.launch import allowed_worker_bytes
 
@@ -239,7 +240,7 @@ def _settle(
 ) -> Plans:
     from geoscale import api
 
-    say("measuring what the job leaves to `auto` …", err=True)
+    say("measuring what the job leaves open …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 

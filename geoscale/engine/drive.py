@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from geoscale.engine.dates import list_unclear
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.stopping import Stop
@@ -295,6 +296,7 @@ def finalize(
                 "blocks": len(ledger.done),
                 "verified_objects": found.checked,
                 "totals": {k: round(v, 3) for k, v in ledger.totals.items()},
+                "no_clear_view": list_unclear(plan, ledger),
                 "missing_assets": [row for _, row in sorted(ledger.missing.items())],
             }
         )

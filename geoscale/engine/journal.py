@@ -69,6 +69,9 @@ class Ledger:
     missing: dict[tuple[str, ...], Json] = field(default_factory=dict)
     """Item and bands of assets that could not be had → ``item``, ``bands``, ``why``
     and how many ``blocks``."""
+    clouds: dict[int, list[int]] = field(default_factory=dict)
+    """Time step of the output → pixels with imagery but no clear view, and all pixels
+    with imagery."""
     sample: list[Json] = field(default_factory=list)
     """Counters and seconds of some blocks, spread evenly over the run."""
     epoch: int = 0
@@ -108,6 +111,9 @@ class Ledger:
         for item, bands, why in stats.get("missing", ()):
             empty = {"item": item, "bands": bands, "why": why, "blocks": 0}
             self.missing.setdefault((item, *bands), empty)["blocks"] += 1
+        if told := stats.get("clouds"):
+            sums = self.clouds.setdefault(told[0], [0, 0])
+            sums[0], sums[1] = sums[0] + told[1], sums[1] + told[2]
         if len(self.done) % self._step:
             return
         self.sample.append(stats)

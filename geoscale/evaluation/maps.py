@@ -139,7 +139,7 @@ class OutputMap:
         assert self.scores is not None
         name, planes = self.scores.layer, self.scores.planes[number]
         if self.scores.is_half:
-            half = self._stored(name, window, planes[0])
+            half = self._stored(name, window, planes[0] if planes else None)
             # bits of floats that are not negative rise with them
             return np.abs(half).view(np.uint16), np.isfinite(half)
         total, valid = np.zeros(window.shape, np.int32), np.ones(window.shape, bool)
@@ -272,4 +272,4 @@ def _has_scores(layer: Layer, template: OutputTemplate) -> bool:
     quantised = layer.dtype == "uint8" and "scale_factor" in dict(layer.attrs)
     if layer.classes:
         return layer.classes == len(template.classes) and (half or quantised)
-    return quantised and "probability" in layer.name
+    return (half or quantised) and "probability" in layer.name

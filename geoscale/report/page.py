@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
+from geoscale.explain import describe_learned
 from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
 from geoscale.report.change import paint_change
@@ -153,6 +155,7 @@ def gather_facts(url: str) -> Json:
         "timing": measure_timing(ledger.sample),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
+        "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],
         "grid": _describe_grid(plan),
         "made": _describe_making(plan, final),
         "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},
@@ -316,6 +319,8 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
         "workers": str(facts.get("workers") or "this process"),
+        "learned": "; ".join(describe_learned(plan)),
+        "to be known": "; ".join(plan.notes),
     }
 
 

@@ -16,8 +16,9 @@ from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
 from geoscale.results.layers import Flag
 from geoscale.sources.composite import CompositeSource
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.raster import RasterSource
+from geoscale.sources.shifted import ShiftedSource
 from geoscale.types import Array
 from geoscale.windows import Window
 
@@ -133,7 +134,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     """
     frame = plan.newest(time)
     try:
-        found = source_of(plan).read(window, [frame])
+        found = unjudged(source_of(plan)).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
         return None
     return _paint(plan, found.data[0], found.valid[0])
@@ -176,7 +177,7 @@ def _read_coarse(
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
     step = level.step(PICTURE_PX)
     source = source_of(plan)
-    if isinstance(source, RasterSource | CompositeSource):
+    if isinstance(source, RasterSource | CompositeSource | ShiftedSource):
         # on a coarse grid the overviews of the files serve
         source, step = source.coarser(_coarser(level, step)), 1
     else:

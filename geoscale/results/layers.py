@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from geoscale.engine.journal import Journal
 from geoscale.errors import JobError, OutputError
 from geoscale.sinks.layout import load_template
 from geoscale.template import PALETTE, OutputTemplate, is_categorical
-from geoscale.types import Layer
+from geoscale.types import Array, Bool, Layer
 from geoscale.words import redact, suggest
 
 FROM, TO = "from_class", "to_class"
@@ -20,6 +22,8 @@ BLOCK_PX = 2048
 """Height and width of what is worked on at once, in px, whatever the block."""
 FIRST = ("change", "classes")
 """Layers that are meant where none is named, the best first."""
+HALF_STEP = 2.0**-24
+"""Smallest difference of two float16 in [0, 1]."""
 SURE = ("probability", "confidence")
 """Layers that say how sure a class is."""
 
@@ -225,14 +229,38 @@ def find_flags(flags: Iterable[Flag], names: Iterable[str | int]) -> list[int]:
 
 def find_sure(template: OutputTemplate) -> Layer | None:
     """Find the layer that says how sure a class is; None where there is none."""
-    fit = {
-        one.name: one
-        for one in template.layers
-        if one.dtype == "uint8"
-        and "scale_factor" in dict(one.attrs)
-        and not one.classes
-    }
+    fit = {one.name: one for one in template.layers if not one.classes}
     return next((fit[name] for name in SURE if name in fit), None)
+
+
+def as_steps(layer: Layer, stored: Array) -> tuple[Array, Bool]:
+    """Give how sure pixels are as whole numbers, so that sums are exact.
+
+    Parameters
+    ----------
+    layer : Layer
+        From `find_sure`.
+    stored : ndarray
+        Its values as they are stored: uint8 steps, or float16 in [0, 1].
+
+    Returns
+    -------
+    tuple of ndarray
+        Whole numbers, and whether there is one, both of the shape of `stored`.
+    """
+    if layer.dtype == "float16":
+        known = np.isfinite(stored)
+        # every float16 in [0, 1] is a whole number of these
+        steps = np.where(known, stored, 0).astype(np.float64) / HALF_STEP
+        return steps.astype(np.int64), known
+    return stored, stored != int(layer.fill_value)
+
+
+def step_size(layer: Layer) -> float:
+    """Tell how much one step of `as_steps` is."""
+    if layer.dtype == "float16":
+        return HALF_STEP
+    return float(dict(layer.attrs).get("scale_factor", 1.0))
 
 
 def _plain(name: str) -> str:

@@ -18,6 +18,7 @@ from geoscale.results.layers import (
     FROM,
     TO,
     Flag,
+    as_steps,
     choose_layer,
     find_flags,
     find_sure,
@@ -221,8 +222,8 @@ def _sum_up(
     objects[:, 0] = keys.ravel()[last[1:]]
     objects[:, 1] = np.bincount(flat, minlength=count + 1)[1:]
     if opened.sure is not None:
-        steps = opened.read(opened.sure.name, time, window).ravel()
-        known = steps != int(opened.sure.fill_value)
+        stored = opened.read(opened.sure.name, time, window).ravel()
+        steps, known = as_steps(opened.sure, stored)
         # sums of whole numbers below 2**53 are exact
         sums = np.bincount(flat[known], steps[known], minlength=count + 1)
         objects[:, 2] = sums[1:]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoscale.results.layers import FROM, TO
+from geoscale.results.layers import FROM, TO, step_size
 from geoscale.results.outlines import place
 from geoscale.results.pieces import CODES, PAIR, Opened, Pieces, areas
 from geoscale.types import Json
@@ -95,9 +95,8 @@ def make_batch(
     if opened.has_pairs:
         found |= _name_pairs(opened, pieces)
     if opened.sure is not None:
-        scale = float(dict(opened.sure.attrs)["scale_factor"])
         known = objects[:, 3]
-        mean = objects[:, 2] * scale / np.maximum(known, 1)
+        mean = objects[:, 2] * step_size(opened.sure) / np.maximum(known, 1)
         found[opened.sure.name] = pa.array(mean, mask=known == 0)
     schema = make_schema(opened)
     boxes = shapely.bounds(shapes).reshape(-1, 4)

@@ -11,6 +11,7 @@ from sklearn import metrics
 
 import geoscale as gs
 from geoscale.errors import SourceError
+from geoscale.types import Layer
 from tests.evaluation.conftest import UTM, blobs, write_labels, write_output
 from tests.results.test_polygons import CHANGE
 
@@ -54,6 +55,20 @@ def test_change_and_probability_are_taken_by_themselves(tmp_path):
     url, changed = write_change(tmp_path / "map.zarr", probability, UTM)
     path = write_labels(tmp_path / "labels.tif", truth, UTM, nodata=255)
     check(gs.evaluate(url, path), changed, probability, truth)
+
+
+def test_a_probability_of_half_floats_is_taken_too(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = blobs((150, 210), 2, 3)
+    half = np.clip(rng.random(truth.shape) * 0.6 + 0.35 * truth, 0, 1).astype(
+        np.float16
+    )
+    kinds = (CHANGE[0], Layer(name="probability", dtype="float16", fill_value=np.nan))
+    arrays = {"change": (half > 0.5).astype(np.uint8)[None], "probability": half[None]}
+    url = write_output(tmp_path / "map.zarr", arrays, UTM, kinds=kinds)
+    path = write_labels(tmp_path / "labels.tif", truth, UTM)
+    found = gs.evaluate(url, path).score("changed").auc
+    assert found == pytest.approx(metrics.roc_auc_score(truth.ravel(), half.ravel()))
 
 
 def test_taizhou_by_change_vectors(data_dir, tmp_path):

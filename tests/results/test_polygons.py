@@ -262,6 +262,24 @@ def test_columns_say_what_changed_where_and_how_sure(change, tmp_path):
             assert row.geometry.area == pytest.approx(100 * row.pixels)
 
 
+def test_means_of_half_floats_are_exact_too(tmp_path):
+    rng = np.random.default_rng(7)
+    half = rng.random((1, 150, 210)).astype(np.float16)
+    half[:, 30:50] = np.nan
+    layer = Layer(name="probability", dtype="float16", fill_value=float("nan"))
+    arrays = {"change": blobs((150, 210), 2, 3)[None], "probability": half}
+    url = write_output(tmp_path / "map.zarr", arrays, UTM, kinds=(CHANGE[0], layer))
+    one, other = (
+        gs.polygons(url, tmp_path / "x.parquet", block_px=px).load() for px in (300, 41)
+    )
+    assert one.equals(other)
+    mask = rasterio.features.rasterize(
+        zip(one.geometry, one.id, strict=True), UTM.shape, transform=UTM.affine
+    )
+    means = [np.nanmean(half[0][mask == i].astype(float)) for i in one.id]
+    assert one.probability.tolist() == pytest.approx(means, rel=1e-13)
+
+
 def test_split_gives_each_pair_of_classes_its_own_polygons(change, tmp_path):
     url, arrays = change
     path = tmp_path / "made.parquet"
