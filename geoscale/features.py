@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,10 @@ from geoscale.contrast.thresholds import BINS, otsu
 from geoscale.engine.one_pass import OnePass
 from geoscale.engine.patchwork import Timer
 from geoscale.errors import PlanError
+from geoscale.parcels import Parcel
 from geoscale.passes import BlockTask
 from geoscale.plans import InferencePlan
+from geoscale.supply import find_parcels, supply
 from geoscale.types import Floats, Source
 from geoscale.windows import Window
 
@@ -60,16 +63,22 @@ def find_feature_threshold(
     if client is None:
         return _find(asked, source, places, trust_code)
     held = client.scatter(source, hash=False)
-    found: float = client.submit(
-        _find, asked, held, places, trust_code, pure=False
-    ).result()
+    parcels = find_parcels(asked, trust_code=trust_code)
+    with supply(asked, client, trust_code=trust_code):
+        found: float = client.submit(
+            _find, asked, held, places, trust_code, parcels, pure=False
+        ).result()
     return found
 
 
 def _find(
-    plan: InferencePlan, source: Source, places: list[Window], trust_code: bool
+    plan: InferencePlan,
+    source: Source,
+    places: list[Window],
+    trust_code: bool,
+    parcels: Sequence[Parcel] = (),
 ) -> float:
-    kernel = make_kernel(plan, source=source, trust_code=trust_code)
+    kernel = make_kernel(plan, source=source, trust_code=trust_code, parcels=parcels)
     found: list[Floats] = []
     for place in places:
         task = BlockTask(
