@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from geoscale.errors import CardError
 from geoscale.imports import is_trusted
@@ -23,12 +31,19 @@ from geoscale.words import nearest_key, shorten
 MOST_FINDINGS = 8
 """Wrong fields that a message names; a broken file may have thousands."""
 
-TaskName = Literal["segmentation"]
+TaskName = Literal["segmentation", "backbone"]
 Units = Literal["raw", "reflectance"]
+CODE_FORMATS = ("torchscript", "pt2")
+"""Formats of weights that hold the network too."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without(data: dict[str, Any], *unset: str) -> dict[str, Any]:
+    """Leave out what came later and is not used: cards keep the hash they have."""
+    return {k: v for k, v in data.items() if v or k not in unset}
 
 
 class Normalization(_Part):
@@ -133,13 +148,23 @@ class OutputClass(_Part):
 class ModelOutput(_Part):
     """What comes out."""
 
-    classes: Annotated[tuple[OutputClass, ...], Field(min_length=1)]
-    """In the order of the network's channels."""
+    classes: tuple[OutputClass, ...] = ()
+    """In the order of the network's channels; a backbone has none."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
+    features: Annotated[int, Field(ge=1)] | None = None
+    """Numbers that a backbone gives for each place; None for a map."""
+    reduction: Annotated[int, Field(ge=1)] | None = None
+    """Input pixels, along each side, for which a backbone gives one place."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), "features", "reduction")
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
+        if self.features is not None and not self.classes:
+            return self
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
@@ -155,8 +180,12 @@ class Weights(_Part):
     """Path (relative to the card), URL, or ``package:NAME/file`` in a package."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the file; without it the plan records what it finds."""
-    format: Literal["safetensors", "state-dict", "onnx", "torchgeo"] | None = None
-    """Default: by the file's suffix."""
+    format: (
+        Literal["safetensors", "state-dict", "onnx", "torchgeo", "torchscript", "pt2"]
+        | None
+    ) = None
+    """Default: by the file's suffix. ``torchscript`` and ``pt2`` (torch.export) hold
+    the network itself, which is code: they need trust."""
 
 
 class ModelCard(_Part):
@@ -200,11 +229,30 @@ class ModelCard(_Part):
     base: str | None = None
     """Folder that relative paths start from; set on loading, not hashed."""
 
+    @model_validator(mode="after")
+    def _check_backbone(self) -> ModelCard:
+        if (self.task == "backbone") != (self.output.features is not None):
+            raise ValueError(
+                f"`output.features` is for cards of `task: backbone`, which need it; "
+                f"this one has task {self.task} and features {self.output.features}"
+            )
+        return self
+
     @property
     def needs_trust(self) -> bool:
-        """Whether building or feeding it runs Python code outside known packages."""
+        """Whether building or feeding it runs code outside known packages."""
         paths = (self.architecture, self.input.normalization.callable)
-        return any(path is not None and not is_trusted(path) for path in paths)
+        return self.holds_code or any(
+            path is not None and not is_trusted(path) for path in paths
+        )
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether the file of the weights is a program (TorchScript, torch.export)."""
+        suffix = self.weights.href.rpartition(".")[2].lower()
+        return self.weights.format in CODE_FORMATS or (
+            self.weights.format is None and suffix == "pt2"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:

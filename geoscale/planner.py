@@ -9,6 +9,7 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.admission import admit
 from geoscale.card import ModelCard, Patch
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
@@ -71,6 +72,8 @@ def make_plan(
     PlanError
         If a choice does not fit the model or the stack.
     """
+    asked = inference or Inference()
+    admit(card, accept_license=asked.accept_license)
     if len(source.bands) != len(card.input.bands):
         raise CardError(
             f"`{card.name}` expects {len(card.input.bands)} bands "
@@ -84,7 +87,6 @@ def make_plan(
             f"steps ({', '.join(source.times[:6])}); choose a multiple of {frames}"
         )
     height, width = (int(n) for n in source.geobox.shape)
-    asked = inference or Inference()
     chosen = resolve_inference(asked, card, (height, width))
     assert chosen.block is not None
     wanted = output or Output()
