@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from geoscale.api import InferenceOptions
 from geoscale.api import plan as make_plan
 from geoscale.assemble import make_kernel, make_sink, make_task
 from geoscale.card import ModelCard
+from geoscale.choices import InferenceOptions
 from geoscale.engine.block import Kernel, infer_block
 from geoscale.errors import JobError
 from geoscale.plans import InferencePlan
 from geoscale.stacks import recall
+from geoscale.tasks.change import CLASS_OUTPUTS
+from geoscale.tasks.segmentation import OUTPUTS
 from geoscale.types import Array, Source
 from geoscale.words import suggest
 
@@ -29,6 +32,7 @@ def predict(
     model: str | Path | ModelCard,
     *,
     layer: str = "classes",
+    change: Mapping[str, Any] | None = None,
     trust_code: bool = False,
     **options: Unpack[InferenceOptions],
 ) -> xr.DataArray:
@@ -45,9 +49,12 @@ def predict(
         (time, band, y, x) or less, with a CRS; from `open_stack` or elsewhere.
     model : str, path or ModelCard
         As for `load_model`.
-    layer : {"classes", "confidence", "scores"}
-        What to give. ``classes`` is uint8 with 255 for nodata; the others are
-        uint8 in steps of 1/254 with 255 for nodata.
+    layer : str
+        What to give. ``classes`` is uint8 with 255 for nodata; ``confidence`` and
+        ``scores`` are uint8 in steps of 1/254 with 255 for nodata. Of two dates or
+        more: ``change``, ``probability``, ``from_class`` or ``to_class``.
+    change : mapping, optional
+        How change is found; as for `plan`.
     trust_code : bool
         Allow Python code that the card names outside known packages.
     **options
@@ -63,13 +70,15 @@ def predict(
     PlanError
         If it cannot work; says what to change.
     """
-    if layer not in ("classes", "confidence", "scores"):
-        known = ("classes", "confidence", "scores")
+    known = (*OUTPUTS, *CLASS_OUTPUTS)
+    if layer not in known:
         raise JobError(
             f"layer `{layer}` is not known{suggest(layer, known)}; choose one of "
             f"{', '.join(known)}"
         )
-    plan = make_plan(stack, model, output={"layers": [layer]}, **options)
+    task: Any = "change" if layer in CLASS_OUTPUTS else None
+    wanted = {"layers": [layer]}
+    plan = make_plan(stack, model, task=task, change=change, output=wanted, **options)
     return _to_xarray(plan, layer, _to_dask(plan, layer, trust_code))
 
 

@@ -9,12 +9,18 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any, Unpack
 
 from geoscale.assemble import make_journal, make_sink
-from geoscale.card import ModelCard, explain_validation
+from geoscale.card import ModelCard, TaskName
+from geoscale.changes import resolve_change
+from geoscale.choices import (
+    InferenceOptions,
+    read_change,
+    read_inference,
+    read_output,
+    read_task,
+)
 from geoscale.ending import RunReport, finish_run
 from geoscale.engine.drive import Progress, drive
 from geoscale.engine.lease import Lease
@@ -30,7 +36,7 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.models import find_card
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Output
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun, mark_job
 from geoscale.sources.aoi import find_aoi
@@ -54,22 +60,6 @@ __all__ = [
     "run",
     "run_job",
 ]
-
-
-class InferenceOptions(TypedDict, total=False):
-    """Options of `plan` and `predict`; see `geoscale.plans.Inference`."""
-
-    block_px: int
-    patch_px: int
-    stride_px: int
-    merge: str
-    taper: str
-    batch: int | str
-    runtime: str
-    precision: str
-    min_agreement: float
-    device: str
-    in_flight: int
 
 
 def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
@@ -105,11 +95,13 @@ def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
     return find_card(str(model))
 
 
-def plan(
+def plan(  # noqa: PLR0913  (one verb, all by name)
     stack: Any,
     model: str | Path | Mapping[str, Any] | ModelCard,
     *,
     aoi: str | Mapping[str, Any] | None = None,
+    task: TaskName | None = None,
+    change: Change | Mapping[str, Any] | None = None,
     output: Output | Mapping[str, Any] | None = None,
     measure: bool = True,
     trust_code: bool = False,
@@ -125,6 +117,11 @@ def plan(
         As for `load_model`.
     aoi : str or mapping, optional
         GeoJSON in degrees; pixels outside are nodata, blocks outside never run.
+    task : {"segmentation", "change"}, optional
+        What to make; default: what the model is for.
+    change : Change or mapping, optional
+        For ``task="change"``: ``method``, ``threshold``, ``prior``,
+        ``min_confidence``.
     output : Output or mapping, optional
         ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
     measure : bool
@@ -147,10 +144,13 @@ def plan(
         If it cannot work; says what to change.
     """
     card = load_model(model)
+    found = resolve_change(read_task(task), read_change(change), card)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
     area = find_aoi(where, source.geobox)
-    made = plan_source(source, card, area, _inference(options), _output(output))
+    made = plan_source(
+        source, card, area, read_inference(options), read_output(output), found
+    )
     made = dataclasses.replace(made, live=source)
     return settle(made, trust_code=trust_code) if measure else made
 
@@ -190,8 +190,9 @@ def plan_job(
     )
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
+    change = resolve_change(job.task, job.change, card)
     area = find_aoi(job.grid, source.geobox)
-    made = plan_source(source, card, area, job.inference, output)
+    made = plan_source(source, card, area, job.inference, output, change)
     made = dataclasses.replace(made, live=source, job=mark)
     return settle(made, trust_code=trust_code) if measure else made
 
@@ -371,27 +372,3 @@ def as_url(place: str | Path) -> str:
     if "\x00" in text:
         raise OutputError("the output's path holds a NUL character; choose another")
     return text.rstrip("/") if "://" in text else str(Path(text).expanduser().resolve())
-
-
-def _inference(options: InferenceOptions) -> Inference:
-    renamed = {"block_px": "block", "patch_px": "patch", "stride_px": "stride"}
-    unknown = set(options) - set(InferenceOptions.__annotations__)
-    if unknown:
-        raise JobError(
-            f"unknown option `{sorted(unknown)[0]}`; known are "
-            f"{', '.join(InferenceOptions.__annotations__)}"
-        )
-    given = {renamed.get(name, name): value for name, value in options.items()}
-    try:
-        return Inference.model_validate(given)
-    except ValidationError as err:
-        raise JobError(explain_validation(err, Inference)) from None
-
-
-def _output(output: Output | Mapping[str, Any] | None) -> Output:
-    if isinstance(output, Output):
-        return output
-    try:
-        return Output.model_validate(dict(output or {}))
-    except ValidationError as err:
-        raise JobError(explain_validation(err, Output)) from None

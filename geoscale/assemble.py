@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from geoscale.changes import name_compared
 from geoscale.engine.block import Kernel
 from geoscale.engine.epochs import EpochJournal
 from geoscale.engine.journal import Journal
@@ -27,6 +28,7 @@ from geoscale.sinks.icechunk import IcechunkSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_of
 from geoscale.spread import limit_threads
+from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.template import OutputTemplate
 from geoscale.types import Bool, EpochSink, Json, Sink, Source
@@ -58,9 +60,10 @@ def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
         layers=make_task(plan).layers,
         block_px=block,
         chunk_px=chunk,
-        classes=plan.card.output.classes,
+        classes=plan.card.output.classes if plan.change is None else CHANGE_CLASSES,
+        compared=_compared(plan),
         attrs={
-            "title": f"{plan.card.task} by {plan.card.name}",
+            "title": f"{plan.goal} by {plan.card.name}",
             "geoscale:plan_hash": plan.hash,
             "geoscale:model": plan.card.name,
             "geoscale:weights_sha256": plan.weights_sha256,
@@ -92,9 +95,28 @@ def make_journal(plan: InferencePlan, url: str, sink: Sink) -> Journal:
     return Journal(url)
 
 
-def make_task(plan: InferencePlan) -> Segmentation:
+def make_task(plan: InferencePlan) -> Segmentation | NetworkChange | ClassChange:
     """Task that finishes a plan's scores."""
-    return Segmentation(plan.card, plan.output.layers, plan.output.scores_dtype)
+    change, stored = plan.change, plan.output.scores_dtype
+    if change is None:
+        return Segmentation(plan.card, plan.layers, stored)
+    if change.sees_both:
+        return NetworkChange(plan.card, plan.layers, stored, threshold=change.threshold)
+    return ClassChange(
+        plan.card,
+        plan.layers,
+        stored,
+        threshold=change.threshold,
+        prior=change.prior,
+        min_confidence=change.min_confidence,
+    )
+
+
+def _compared(plan: InferencePlan) -> tuple[Json, ...]:
+    if plan.change is None:
+        return ()
+    periods = [str(one[0]) for one in plan.source.get("periods", ())]
+    return name_compared(plan.groups, plan.source_times, periods)
 
 
 def make_kernel(

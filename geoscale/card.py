@@ -24,17 +24,25 @@ from pydantic import (
 )
 
 from geoscale.errors import CardError
+from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
-from geoscale.words import nearest_key, shorten
 
-MOST_FINDINGS = 8
-"""Wrong fields that a message names; a broken file may have thousands."""
-
-TaskName = Literal["segmentation", "backbone"]
+TaskName = Literal["segmentation", "change"]
+"""What a job makes."""
+CardTask = Literal["segmentation", "change", "backbone"]
+"""What a network is for; ``backbone``: features, for a head that is yet to be fit."""
+Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
 CODE_FORMATS = ("torchscript", "pt2")
 """Formats of weights that hold the network too."""
+
+
+CHANGES = (
+    {"value": 0, "name": "unchanged", "color": "D9D9D9"},
+    {"value": 1, "name": "changed", "color": "D7301F"},
+)
+"""Classes of every binary change map."""
 
 
 class _Part(BaseModel):
@@ -111,6 +119,9 @@ class ModelInput(_Part):
     """Dates stacked as channels; channels = frames x bands."""
     frame_order: Literal["oldest-first", "newest-first"] = "oldest-first"
     """Which date's bands come first in the network's input."""
+    pair: Pair | None = None
+    """How a network of task change takes two dates: ``channels``, (n, 2 x band, y, x);
+    ``time-axis``, (n, 2, band, y, x); ``two``, as two arguments (n, band, y, x)."""
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
@@ -130,6 +141,10 @@ class ModelInput(_Part):
     def channels(self) -> int:
         """Channels of the network's input."""
         return self.frames * len(self.bands)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(dump(self), "pair")
 
 
 class OutputClass(_Part):
@@ -152,19 +167,36 @@ class ModelOutput(_Part):
     """In the order of the network's channels; a backbone has none."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
+    single: bool = False
+    """Whether the network gives one channel, the second of two classes: the first
+    has what is left to 1."""
+    take: str | None = None
+    """Which entry is the output, where the network returns a dict; default ``out``."""
+
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
     """Input pixels, along each side, for which a backbone gives one place."""
 
+    @property
+    def channels(self) -> int:
+        """Channels of the network's output."""
+        return 1 if self.single else len(self.classes)
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), "features", "reduction")
+        return _without(dump(self), "single", "take", "features", "reduction")
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
         if self.features is not None and not self.classes:
             return self
+        if self.single and (len(self.classes) != 2 or self.activation == "softmax"):
+            raise ValueError(
+                f"single: a network of one channel tells two classes apart, by "
+                f"activation sigmoid (or none), not {len(self.classes)} by "
+                f"{self.activation}"
+            )
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
@@ -207,7 +239,7 @@ class ModelCard(_Part):
     """Name by which it is asked for."""
     title: str | None = None
     """One line for people."""
-    task: TaskName = "segmentation"
+    task: CardTask = "segmentation"
     """What its output means."""
     architecture: str | None = None
     """``package.module:Name`` or ``file.py:Name`` beside the card; None where the
@@ -229,11 +261,40 @@ class ModelCard(_Part):
     base: str | None = None
     """Folder that relative paths start from; set on loading, not hashed."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_by_default(cls, data: Any) -> Any:
+        output = data.get("output", {}) if isinstance(data, dict) else None
+        if not isinstance(output, dict) or data.get("task") != "change":
+            return data
+        return {**data, "output": {"classes": CHANGES, **output}}
+
+    @model_validator(mode="after")
+    def _check_change(self) -> ModelCard:
+        spec, values = self.input, [c.value for c in self.output.classes]
+        if self.task != "change":
+            if spec.pair is not None:
+                raise ValueError("`input.pair` is for cards of `task: change`")
+            return self
+        if spec.frames != 2 or spec.pair is None:
+            raise ValueError(
+                f"a card of task change takes two dates: it needs `input.frames: 2` "
+                "and `input.pair: channels`, `time-axis` or `two`, as its network "
+                f"wants them; it has frames {spec.frames} and pair {spec.pair}"
+            )
+        if values != [0, 1]:
+            raise ValueError(
+                f"a card of task change has two classes, 0 unchanged and 1 changed, "
+                f"not {values}; leave `output.classes` out, and say `output.single: "
+                "true` where the network gives one channel"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_backbone(self) -> ModelCard:
         if (self.task == "backbone") != (self.output.features is not None):
             raise ValueError(
-                f"`output.features` is for cards of `task: backbone`, which need it; "
+                "`output.features` is for cards of `task: backbone`, which need it; "
                 f"this one has task {self.task} and features {self.output.features}"
             )
         return self
@@ -325,35 +386,3 @@ class ModelCard(_Part):
             )
         card = cls.from_dict(data, where=str(path))
         return card.model_copy(update={"base": str(path.resolve().parent)})
-
-
-def explain_validation(err: ValidationError, model: type[BaseModel]) -> str:
-    """Put pydantic's findings into one sentence each, with the nearest key.
-
-    Parameters
-    ----------
-    err : ValidationError
-        What pydantic raised.
-    model : type
-        The model that was asked for.
-
-    Returns
-    -------
-    str
-        One line per finding: where, what, got, what to do.
-    """
-    lines = []
-    findings = err.errors()
-    for item in findings[:MOST_FINDINGS]:
-        where = shorten(".".join(str(part) for part in item["loc"])) or "top level"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{where}`{nearest_key(item['loc'], model)}")
-        elif item["type"] == "missing":
-            lines.append(f"`{where}` is missing")
-        else:
-            got = shorten(repr(item.get("input")))
-            text = item["msg"].removeprefix("Value error, ")
-            lines.append(f"`{where}`: {text[0].lower()}{text[1:]}; got {got}")
-    if len(findings) > MOST_FINDINGS:
-        lines.append(f"and {len(findings) - MOST_FINDINGS} more of this kind")
-    return "; ".join(lines)

@@ -84,6 +84,12 @@ class BlockGrid:
             self.shape
         )
 
+    def middle(self) -> Window:
+        """Core of a block with neighbours on all sides, where there is one."""
+        _, rows, columns = self.counts
+        # of two, the second is usually cut off by the edge of the stack
+        return self.core(self.number(0, (rows - 1) // 2, (columns - 1) // 2))
+
     def edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where blocks begin and the last one ends, along y and x, in px."""
         _, rows, columns = self.counts

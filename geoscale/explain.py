@@ -40,6 +40,7 @@ def describe_plan(
         ("imagery", _imagery(plan)),
         ("grid", _grid(plan)),
         ("model", _model(plan)),
+        *_change(plan),
         ("patches", _patches(plan)),
         ("blocks", _blocks(plan)),
         ("memory", _memory(plan, allowed_bytes)),
@@ -127,10 +128,30 @@ def _crs_name(plan: InferencePlan) -> str:
 def _model(plan: InferencePlan) -> str:
     chosen = plan.inference
     return (
-        f"{plan.card.name}  {plan.card.task}  {len(plan.card.output.classes)} classes  "
+        f"{plan.card.name}  {plan.goal}  {len(plan.card.output.classes)} classes  "
         f"{chosen.runtime} {chosen.precision} on {chosen.device}  "
         f"sha256:{plan.weights_sha256[:8]}…"
     )
+
+
+def _change(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say which dates are compared and how; nothing of maps of classes."""
+    change = plan.change
+    if change is None:
+        return []
+    first = plan.source_times[plan.groups[0][0][0]]
+    dates = f"{first[:10]} → {plan.times[0][:10]}"
+    if len(plan.times) > 1:
+        dates += f", … {len(plan.times)} pairs of neighbours"
+    how = {
+        "network": "by a network that sees both dates",
+        "classes": "by comparing the classes of both dates",
+    }
+    method = how.get(str(change.method), str(change.method))
+    said = f"{dates}  {method}, from probability {change.threshold:g}"
+    if not change.sees_both:
+        said += f"  prior {change.prior:g}"
+    return [("change", said)]
 
 
 def _patches(plan: InferencePlan) -> str:
@@ -168,9 +189,9 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 
 
 def _writes(plan: InferencePlan) -> str:
-    layers = ", ".join(plan.output.layers)
+    layers = ", ".join(plan.layers)
     size = plan.grid.block_px
-    files = len(plan.numbers()) * len(plan.output.layers)
+    files = len(plan.numbers()) * len(plan.layers)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
         f"at most {_bytes(plan.output_bytes(count_planes(plan)))} in {files:,} files"
@@ -179,9 +200,9 @@ def _writes(plan: InferencePlan) -> str:
 
 def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
-    scores = len(plan.card.output.classes)
-    scores *= 2 if plan.output.scores_dtype == "float16" else 1
-    return sum(scores if name == "scores" else 1 for name in plan.output.layers)
+    size = 2 if plan.output.scores_dtype == "float16" else 1
+    wide = {"scores": size * len(plan.card.output.classes), "probability": size}
+    return sum(wide.get(name, 1) for name in plan.layers)
 
 
 def describe_time(pixels: int, mpx_per_s: float, cost: float | None) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from geoscale.card import explain_validation
+from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Inference, Output
 from geoscale.plain import read_yaml
 from geoscale.sources.settings import Grid, Imagery
 
@@ -33,8 +33,10 @@ class Job(BaseModel):
     """Grid of the output; default: the imagery's own."""
     model: str | dict[str, Any]
     """Catalogue name, path or URL of a card, or a card's fields."""
-    task: Literal["segmentation"] = "segmentation"
-    """What to make."""
+    task: TaskName | None = None
+    """What to make; default: what the model is for."""
+    change: Change | None = None
+    """How change is found; for ``task: change``."""
     inference: Inference = Inference()
     """How to run."""
     output: JobOutput

@@ -15,7 +15,7 @@ from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
 from geoscale.models import find_differences, handshake, name_kind, resolve_weights
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.sources.aoi import Area as Polygon
@@ -38,6 +38,7 @@ def plan_source(
     area: Polygon | None,
     inference: Inference,
     output: Output,
+    change: Change | None = None,
 ) -> InferencePlan:
     """Plan over a source that gives the card's bands in the card's units.
 
@@ -53,6 +54,8 @@ def plan_source(
         What the user chose.
     output : Output
         What is to be stored.
+    change : Change, optional
+        How change is found; None: a map of classes.
 
     Returns
     -------
@@ -71,6 +74,7 @@ def plan_source(
         inference=inference,
         output=output,
         area=asked,
+        change=change,
     )
 
 

@@ -17,6 +17,7 @@ from geoscale.blend import Taper
 from geoscale.patches import Merge
 
 Runtime = Literal["native", "auto", "torch", "compile", "openvino", "onnx"]
+Method = Literal["network", "classes"]
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
 
 
@@ -68,15 +69,38 @@ class Inference(BaseModel):
         return "auto" in (self.runtime, self.precision)
 
 
+class Change(BaseModel):
+    """How change between two dates is found; resolved once the plan is made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Method | None = None
+    """``network``: one that takes both dates, of a card of task change; ``classes``:
+    both dates are classified, and compared. Default: by the card."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Least probability at which a pixel counts as changed."""
+    prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """How probable change is before the pixels are looked at; for ``classes``."""
+    min_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Least score that both dates' classes need, for a pixel to count as changed; for
+    ``classes``."""
+
+    @property
+    def sees_both(self) -> bool:
+        """Whether the network takes both dates at once."""
+        return self.method != "classes"
+
+
 class Output(BaseModel):
     """What is stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    layers: tuple[str, ...] = ("classes", "confidence")
-    """Some of classes, confidence, scores."""
+    layers: tuple[str, ...] | None = None
+    """Some of classes, confidence, scores; of change: change, probability, from_class,
+    to_class. Default: all of these but scores."""
     scores_dtype: Literal["uint8", "float16"] = "uint8"
-    """How scores are stored."""
+    """How scores, and probabilities of change, are stored."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Height and width of a chunk inside a shard, in px; default: a divisor of
     the block, at most 512."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
-from geoscale.options import Inference, Output
+from geoscale.options import Change, Inference, Output
 from geoscale.passes import join_steps
 from geoscale.plans import (
     BLOCKS,
@@ -177,7 +177,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
     # the process ("terminate called without an active exception", 30 of 60 runs).
     table = pq.read_table(io.BytesIO(parquet), columns=["state"], use_threads=False)
     states = table["state"].to_numpy()
-    asked = stored["asked"]
+    asked, change = stored["asked"], stored.get("change")
     plan = InferencePlan(
         source=stored["source"],
         card=ModelCard.from_dict(stored["card"], where="stored plan"),
@@ -189,6 +189,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         output=Output.model_validate(stored["output"]),
         itemsize=stored["itemsize"],
         states=np.asarray(states, np.uint8),
+        change=None if change is None else Change.model_validate(change),
         aoi=stored["aoi"],
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),

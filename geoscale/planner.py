@@ -9,12 +9,13 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from geoscale.admission import admit
+from geoscale.admission import admit, needs_acceptance
 from geoscale.card import ModelCard, Patch
+from geoscale.changes import default_layers, group_steps
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
-from geoscale.options import Inference, Output
-from geoscale.passes import Passes, join_steps, take_turns
+from geoscale.options import Change, Inference, Output
+from geoscale.passes import Passes, join_steps
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
 from geoscale.types import Bool, Ints, Json, Source
 
@@ -37,7 +38,7 @@ class Area:
     """Edges of cells along y and x → which cells hold any of it, (y, x)."""
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  (all by name)
     source: Source,
     card: ModelCard,
     *,
@@ -46,6 +47,7 @@ def make_plan(
     inference: Inference | None = None,
     output: Output | None = None,
     area: Area | None = None,
+    change: Change | None = None,
 ) -> InferencePlan:
     """Plan a job.
 
@@ -61,6 +63,9 @@ def make_plan(
         What the user chose; the rest is resolved here.
     area : Area, optional
         Blocks outside it are never run.
+    change : Change, optional
+        How change is found, from `geoscale.changes.resolve_change`; None: a map of
+        classes.
 
     Returns
     -------
@@ -80,12 +85,7 @@ def make_plan(
             f"({', '.join(card.input.bands)}), the stack supplies {len(source.bands)} "
             f"({', '.join(source.bands)})"
         )
-    frames, times = card.input.frames, len(source.times)
-    if times % frames or not times:
-        raise CardError(
-            f"`{card.name}` takes {frames} dates at once, the stack has {times} time "
-            f"steps ({', '.join(source.times[:6])}); choose a multiple of {frames}"
-        )
+    groups = group_steps(change, source.times, card)
     height, width = (int(n) for n in source.geobox.shape)
     chosen = resolve_inference(asked, card, (height, width))
     assert chosen.block is not None
@@ -95,7 +95,6 @@ def make_plan(
             f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
             f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
         )
-    groups = take_turns(times, frames)
     grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
         source=source.spec(),
@@ -106,8 +105,12 @@ def make_plan(
         source_times=source.times,
         inference=chosen,
         output=wanted.model_copy(
-            update={"chunk": wanted.chunk or choose_chunk(chosen.block)}
+            update={
+                "chunk": wanted.chunk or choose_chunk(chosen.block),
+                "layers": wanted.layers or default_layers(change),
+            }
         ),
+        change=change,
         itemsize=int(source.dtype.itemsize),
         states=find_states(grid, source, groups, area),
         aoi=None if area is None else area.geometry,
@@ -234,6 +237,9 @@ def _notes(
 ) -> Sequence[str]:
     notes = []
     patch = card.input.patch
+    why = needs_acceptance(card)
+    if why:
+        notes.append(f"the {why}; whoever planned this accepted it")
     if patch.fixed and min(shape) < patch.size:
         notes.append(
             f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
+from geoscale.changes import group_steps
 from geoscale.chunks import BlockGrid
 from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
-from geoscale.memory import (
-    COMPOSITE_BYTES,
-    SHARED_BYTES,
-    TILE_CACHE_BYTES,
-    BlockMemory,
-)
-from geoscale.memory import project_block_memory as project
-from geoscale.options import Inference, Output
-from geoscale.passes import BlockTask, Passes, join_steps, take_turns
+from geoscale.memory import BlockMemory
+from geoscale.needs import project_memory
+from geoscale.options import Change, Inference, Output
+from geoscale.passes import BlockTask, Passes, join_steps
 from geoscale.patches import Lattice
 from geoscale.sums import count_distinct_patches, count_patches, count_pixels
 from geoscale.types import Json, Source
-from geoscale.windows import Window
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -40,12 +35,6 @@ if TYPE_CHECKING:
 RESULT_VERSION = 4
 """Raised whenever the same plan would give other pixels than before, or be stored in
 another way."""
-
-RESERVED_BYTES = 1_200_000_000
-"""Memory of an idle worker with torch and a model of common size loaded."""
-ACTIVATIONS = 320
-"""float32 values alive per input pixel inside the network on a CPU: two layers of
-128 channels at full resolution and their reordering (U-Nets stay below)."""
 
 ITEMS = "items.parquet"
 """Table of the items, beside a stored plan."""
@@ -83,6 +72,8 @@ class InferencePlan:
     """Bytes of one stored value of the source."""
     states: NDArray[np.uint8] = field(repr=False)
     """State of every block: `RUN`, `OUTSIDE` or `NO_ITEM`."""
+    change: Change | None = None
+    """How change between dates is found, resolved; None: a map of classes."""
     aoi: Json | None = None
     """Area of interest as GeoJSON geometry in the grid's CRS; pixels outside are
     nodata."""
@@ -106,6 +97,17 @@ class InferencePlan:
         return int(height), int(width)
 
     @property
+    def goal(self) -> str:
+        """What is made: ``segmentation`` or ``change``."""
+        return "segmentation" if self.change is None else "change"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of what is stored."""
+        assert self.output.layers is not None
+        return self.output.layers
+
+    @property
     def times(self) -> tuple[str, ...]:
         """Label of every time step of the output: that of its newest frame."""
         return tuple(self.source_times[self.newest(t)] for t in range(len(self.groups)))
@@ -113,7 +115,7 @@ class InferencePlan:
     @cached_property
     def groups(self) -> tuple[Passes, ...]:
         """Passes of every time step of the output, by time steps of the stack."""
-        return take_turns(len(self.source_times), self.card.input.frames)
+        return group_steps(self.change, self.source_times, self.card)
 
     def newest(self, time: int) -> int:
         """Newest time step of the stack that a time step of the output is made of."""
@@ -195,27 +197,7 @@ class InferencePlan:
         BlockMemory
             Upper bound, by cause, in bytes.
         """
-        patch_px = int(np.prod(self.lattice.patch_shape))
-        chosen = batch or self.inference.batch
-        n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
-        channels, classes = self.card.input.channels, len(self.card.output.classes)
-        core = self.grid.core(0)
-        read = self.lattice.read_window(_middle(self.grid))
-        need = project(
-            (channels, *read.shape),
-            (classes, *core.shape),
-            itemsize=max(self.itemsize, 4),
-            channels=channels,
-            batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
-            reserved=RESERVED_BYTES,
-            in_flight=self.in_flight,
-        )
-        shared = SHARED_BYTES if self.inference.merge == "blend" else 0
-        if self.source.get("kind") == "composite":
-            # the dates of a strip, and one date beside its sum or its best
-            read_bytes = channels * int(np.prod(read.shape)) * 4
-            shared += self.in_flight * (2 * COMPOSITE_BYTES + 4 * read_bytes)
-        return replace(need, cache=TILE_CACHE_BYTES + shared)
+        return project_memory(self, batch)
 
     def count_distinct_patches(self) -> int:
         """Count patches that the blocks to be run need, shared ones once."""
@@ -319,11 +301,13 @@ class InferencePlan:
 
     def patches_per_block(self) -> int:
         """Count the patches of a block with neighbours on all sides."""
-        return self.lattice.count_touching(_middle(self.grid))
+        return self.lattice.count_touching(self.grid.middle())
 
     def to_dict(self) -> Json:
         """Everything but the states, as JSON-able data."""
-        return {
+        # absent where nothing is compared: such plans keep the hash that they have
+        change = {} if self.change is None else {"change": self.change.model_dump()}
+        return change | {
             "result_version": RESULT_VERSION,
             "source": self.source,
             "card": self.card.to_dict(),
@@ -355,7 +339,8 @@ class InferencePlan:
         free = {"device", "in_flight", "min_agreement", "epoch_s"}
         inference = {k: v for k, v in data["inference"].items() if k not in free}
         output = {k: v for k, v in data["output"].items() if k not in free}
-        return {
+        change = {"change": data["change"]} if "change" in data else {}
+        return change | {
             "result version": RESULT_VERSION,
             "imagery": _digest(data["source"]),
             "model card": self.card.hash(),
@@ -378,13 +363,6 @@ class InferencePlan:
     def is_settled(self) -> bool:
         """Whether nothing is left to be measured before the first block."""
         return self.asked is None or self.tuning is not None
-
-
-def _middle(grid: BlockGrid) -> Window:
-    """Core of a block with neighbours on all sides, where there is one."""
-    _, rows, columns = grid.counts
-    # of two, the second is usually cut off by the edge of the stack
-    return grid.core(grid.number(0, (rows - 1) // 2, (columns - 1) // 2))
 
 
 def _digest(data: Any) -> str:

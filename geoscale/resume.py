@@ -49,10 +49,12 @@ def mark_job(job: Job, card: ModelCard) -> str | None:
         "card": card.hash(),
         "weights": resolve_weights(card)[1],
         "code": hash_card_code(card),
-        "task": job.task,
+        "task": job.task or "segmentation",
         "inference": job.inference.model_dump(mode="json"),
         "output": job.output.model_dump(mode="json", exclude={"to"}),
     }
+    if job.change is not None:
+        told["change"] = job.change.model_dump(mode="json")
     if None in (told["items"], told["area"]):
         return None
     text = json.dumps(told, sort_keys=True, default=str)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,9 @@ class OutputTemplate:
     """Height and width of a chunk, the unit of a read, in px."""
     classes: tuple[OutputClass, ...] = ()
     """Classes of the map, in channel order."""
+    compared: tuple[Json, ...] = ()
+    """Of a change map, by time step: ``from`` and ``to``, the labels of both dates,
+    and ``from_period`` and ``to_period``, where these have names."""
     attrs: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     """Further attributes of the root group, JSON-able; not part of `layout`."""
 
@@ -103,6 +106,32 @@ class OutputTemplate:
         known = ", ".join(f"`{layer.name}`" for layer in self.layers)
         raise JobError(f"output has no layer `{name}`; it has {known}")
 
+    def of(self, layer: Layer) -> OutputTemplate:
+        """Template with the classes of one layer, which may have its own.
+
+        Parameters
+        ----------
+        layer : Layer
+            One of this template.
+
+        Returns
+        -------
+        OutputTemplate
+            With the classes that the layer's own flags name, else this one.
+        """
+        attrs = dict(layer.attrs)
+        values = [int(v) for v in attrs.get("flag_values", ())]
+        if not values or values == [c.value for c in self.classes]:
+            return self
+        words = str(attrs.get("flag_meanings", "")).split()
+        colors = str(attrs.get("flag_colors", "")).replace("#", "").split()
+        found = []
+        for i, value in enumerate(values):
+            name = words[i] if i < len(words) else str(value)
+            color = colors[i] if i < len(colors) else None
+            found.append(OutputClass(value=value, name=name, color=color))
+        return replace(self, classes=tuple(found))
+
     def array_shape(self, layer: Layer) -> tuple[int, ...]:
         """Shape of a layer's array: (time, y, x) or (time, class, y, x)."""
         return (len(self.times), *layer.block_shape(self.shape))
@@ -122,6 +151,8 @@ class OutputTemplate:
             "block_px": self.block_px,
             "chunk_px": self.chunk_px,
             "classes": [c.model_dump(exclude_none=True) for c in self.classes],
+            # only where there is something: other outputs stay what they are
+            **({"compared": list(self.compared)} if self.compared else {}),
         }
 
     @classmethod
@@ -145,6 +176,7 @@ class OutputTemplate:
                 block_px=int(data["block_px"]),
                 chunk_px=int(data["chunk_px"]),
                 classes=tuple(OutputClass(**item) for item in data["classes"]),
+                compared=tuple(data.get("compared", ())),
                 attrs=data.get("attrs", {}),
             )
         except KeyError as err:
@@ -172,6 +204,8 @@ class OutputTemplate:
         if self.classes:
             attrs["class_names"] = [c.name for c in self.classes]
             attrs["class_colors"] = [f"#{c}" for c in self.class_colors]
+        if self.compared:
+            attrs["compared_dates"] = [dict(one) for one in self.compared]
         attrs.update(_clean(dict(self.attrs)))
         return attrs
 
@@ -180,11 +214,12 @@ class OutputTemplate:
         attrs: Json = {"grid_mapping": "spatial_ref"}
         if np.isfinite(layer.fill_value):
             attrs["nodata"] = layer.fill_value
-        if is_categorical(layer) and self.classes:
-            attrs["flag_values"] = [c.value for c in self.classes]
-            words = ("_".join(c.name.split()) for c in self.classes)
+        named = self.of(layer)
+        if is_categorical(layer) and named.classes:
+            attrs["flag_values"] = [c.value for c in named.classes]
+            words = ("_".join(c.name.split()) for c in named.classes)
             attrs["flag_meanings"] = " ".join(words)
-            attrs["flag_colors"] = " ".join(f"#{c}" for c in self.class_colors)
+            attrs["flag_colors"] = " ".join(f"#{c}" for c in named.class_colors)
         attrs.update(dict(layer.attrs))
         if _is_whole(layer) and ("scale_factor" in attrs or "add_offset" in attrs):
             # Only quantised layers: readers decode these to floats anyway,
@@ -244,40 +279,6 @@ def spatial_ref_attrs(geobox: GeoBox) -> Json:
     # repr of a float round-trips: the affine comes back bit for bit
     cf["GeoTransform"] = " ".join(repr(v) for v in (c, a, b, f, d, e))
     return cf
-
-
-def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:
-    """Project what an output can take at most, as if nothing compressed.
-
-    Parameters
-    ----------
-    template : OutputTemplate
-        The output.
-
-    Returns
-    -------
-    tuple of int
-        Upper bound in bytes, and number of files or objects, without overviews.
-    """
-    chunk = template.chunk_px
-    rows, columns = template.shape
-    shards, chunks = (
-        -(-rows // step) * -(-columns // step) * len(template.times)
-        for step in (template.block_px, chunk)
-    )
-    per_shard = (template.block_px // chunk) ** 2
-    total = files = 0
-    for layer in template.layers:
-        depth = layer.classes or 1
-        raw = chunk * chunk * layer.itemsize
-        # zstd grows noise by at most 1/256 and its frame; 16 bytes per index entry
-        total += depth * chunks * (raw + raw // 256 + 64)
-        total += shards * (depth * per_shard * 16 + 4)
-        files += shards
-    metadata = 1 + len(COORDS) + len(template.layers)
-    text = 2 * metadata * (len(json.dumps(template.to_dict())) + 20_000)
-    total += text + 8 * (rows + columns + len(template.times))
-    return total, files + metadata + len(COORDS)
 
 
 def _is_whole(layer: Layer) -> bool:

@@ -217,6 +217,7 @@ def _replan(plan: InferencePlan, source: Source, inference: Inference) -> Infere
         inference=inference,
         output=plan.output.model_copy(update={"chunk": _asked_chunk(plan)}),
         area=area,
+        change=plan.change,
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from geoscale.card import ModelCard
+from geoscale.changes import resolve_change
 from geoscale.ending import RunReport, merge_reports, report_unbegun
 from geoscale.engine.journal import FOLDER, Journal
 from geoscale.engine.stopping import Stop
@@ -229,8 +230,9 @@ def _plan_one(
     if stack.source is None:
         return None
     source = stack.source.calibrated(card.input.units, card.input.multiply)
+    change = resolve_change(job.task, job.change, card)
     try:
-        made = plan_source(source, card, stack.area, job.inference, output)
+        made = plan_source(source, card, stack.area, job.inference, output, change)
     except EmptyPlanError:
         return None  # there is some beside the area, to give context
     return replace(made, live=source)

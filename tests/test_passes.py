@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from geoscale.engine.block import Kernel, infer_block
 from geoscale.engine.shared import SharedScores
-from geoscale.options import Inference
+from geoscale.options import Change, Inference
 from geoscale.passes import pair_neighbours, take_turns
 from geoscale.planner import make_plan
 from geoscale.preprocess import Preprocessor
@@ -39,26 +38,19 @@ class Between:
         return {"difference": np.where(self.valid, self.sum, -9)}, self.valid
 
 
-class PairedPlan:
-    """Not a subclass: the groups of a plan, replaced in place."""
-
-    @staticmethod
-    def of(source, **inference):
-        plan = make_plan(
-            source,
-            toy_card(),
-            weights_sha256="0",
-            inference=Inference(**inference),
-        )
-        plan.__dict__["groups"] = pair_neighbours(len(source.times), together=False)
-        plan.__dict__.pop("grid", None)
-        states = plan.states.reshape(len(source.times), -1)[1:].ravel()
-        return dataclasses.replace(plan, states=states), plan.groups
+def plan_pairs(source, **inference):
+    """A plan of two passes a block, whatever becomes of them."""
+    return make_plan(
+        source,
+        toy_card(),
+        weights_sha256="0",
+        inference=Inference(**inference),
+        change=Change(method="classes"),
+    )
 
 
 def run_pairs(source, shared=None, **inference):
-    plan, groups = PairedPlan.of(source, **inference)
-    plan.__dict__["groups"] = groups
+    plan = plan_pairs(source, **inference)
     kernel = Kernel(
         plan=plan,
         source=source,
@@ -109,8 +101,7 @@ def test_the_next_date_is_read_when_the_last_one_is_done():
             log.append("predict")
             return super().predict(patches)
 
-    plan, groups = PairedPlan.of(source, block=32)
-    plan.__dict__["groups"] = groups
+    plan = plan_pairs(source, block=32)
     read = source.read
 
     def tell(window, times):

@@ -47,6 +47,14 @@ Trust = Annotated[
     ),
 ]
 
+Accept = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license",
+        help="Accept a licence of the weights that is non-commercial or not known.",
+    ),
+]
+
 
 def demo(
     to: Annotated[
@@ -99,6 +107,7 @@ def plan(
         typer.Option(help="Measure here what the job leaves to `auto`."),
     ] = True,
     trust_code: Trust = False,
+    accept_license: Accept = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
@@ -107,7 +116,9 @@ def plan(
     """
     from geoscale.launch import allowed_worker_bytes
 
-    made, output = _plan(job, measure=measure, trust_code=trust_code)
+    made, output = _plan(
+        job, measure=measure, trust_code=trust_code, accept_license=accept_license
+    )
     allowed = allowed_worker_bytes(None)
     if as_json:
         say_json(_plan_data(made, output))
@@ -144,6 +155,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
         typer.Option(help="Only blocks that failed in earlier runs of the job."),
     ] = False,
     trust_code: Trust = False,
+    accept_license: Accept = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or go on where it stopped: the same command does both.
@@ -158,7 +170,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
     stop = Stop(None if deadline is None else parse_duration(deadline))
     again = "interrupted; the same command goes on where this one stopped"
     with interruptible(again, stop):
-        made, output = _plan(job, measure=False)
+        made, output = _plan(job, measure=False, accept_license=accept_license)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
         with open_client(profile, made.in_flight) as client:
@@ -230,11 +242,16 @@ def _settle(
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 
-def _plan(job: Path, *, measure: bool, trust_code: bool = False) -> tuple[Plans, str]:
+def _plan(
+    job: Path, *, measure: bool, trust_code: bool = False, accept_license: bool = False
+) -> tuple[Plans, str]:
     from geoscale import api
     from geoscale.errors import OutputError
 
     loaded = api.load_job(job)
+    if accept_license:
+        how = loaded.inference.model_copy(update={"accept_license": True})
+        loaded = loaded.model_copy(update={"inference": how})
     output = loaded.output.to
     if "://" not in output and Path(output).is_file():
         raise OutputError(f"output {output} is a file; give a folder of its own")
@@ -260,8 +277,9 @@ def _plan_data(made: Plans, output: str) -> dict[str, Any]:
         "recompute": round(made.recompute(), 4),
         "memory_bytes": dataclasses.asdict(made.memory()),
         **{key: data[key] for key in ("grid", "times", "inference", "notes")},
-        "layers": list(made.output.layers),
+        "layers": list(made.layers),
         "model": made.card.name,
+        "change": data.get("change"),
         "weights_sha256": made.weights_sha256,
         "tuning": made.tuning,
     }

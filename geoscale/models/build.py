@@ -110,9 +110,15 @@ def _call(factory: Any, card: ModelCard) -> nn.Module:
 
 
 def _parameters(factory: Any) -> list[str]:
-    try:
-        found = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return []
+    """Names of a factory's arguments; of its parents' too, where it hands on any."""
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [name for name, p in found.items() if p.kind in plain]
+    names: list[str] = []
+    for one in factory.__mro__ if inspect.isclass(factory) else (factory,):
+        try:
+            found = inspect.signature(one).parameters
+        except (TypeError, ValueError):
+            break
+        names += [n for n, p in found.items() if p.kind in plain and n not in names]
+        if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in found.values()):
+            break
+    return names

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, PlanError, require
-from geoscale.models.scores import check_output
+from geoscale.models.scores import check_logits
 
 
 class Scores(nn.Module):
@@ -24,7 +24,8 @@ class Scores(nn.Module):
     Parameters
     ----------
     module : torch.nn.Module
-        Gives logits: a tensor, a dict with ``out``, or a tuple.
+        Gives logits: a tensor, a dict with ``out``, or a tuple. One of task change
+        takes two dates as its card says.
     card : ModelCard
         Says classes and activation.
     """
@@ -37,27 +38,40 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Score patches, (n, channel, y, x) → (n, class, y, x), contiguous."""
-        logits = take_tensor(self.module(x))
+        logits = take_tensor(self._call(x), self._card.output.take)
         # a traced graph has one shape, which was checked before
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
-            check_output(tuple(logits.shape), tuple(x.shape), self._card)
+            check_logits(tuple(logits.shape), tuple(x.shape), self._card)
         # the layout first: softmax across planes is twice as fast as over pixels of
         # few classes, and the engine takes planes
         logits = logits.float().contiguous()
         if self._activation == "softmax":
             return logits.softmax(1)
         if self._activation == "sigmoid":
-            return logits.sigmoid()
+            logits = logits.sigmoid()
+        if self._card.output.single:
+            return torch.cat([1 - logits, logits], 1)
         return logits
 
+    def _call(self, x: Tensor) -> Any:
+        """Give both dates to the network in the way that it takes them."""
+        pair, bands = self._card.input.pair, len(self._card.input.bands)
+        if pair == "time-axis":
+            return self.module(torch.stack([x[:, :bands], x[:, bands:]], 1))
+        if pair == "two":
+            return self.module(x[:, :bands], x[:, bands:])
+        return self.module(x)
 
-def take_tensor(out: Any) -> Tensor:
+
+def take_tensor(out: Any, name: str | None = None) -> Tensor:
     """Find the logits in what a network gave.
 
     Parameters
     ----------
     out : object
         A tensor, a dict with ``out``, or a tuple.
+    name : str, optional
+        Of the entry, where a dict has several.
 
     Returns
     -------
@@ -69,7 +83,19 @@ def take_tensor(out: Any) -> Tensor:
     CardError
         If there is no tensor in it.
     """
-    if isinstance(out, dict):
+    if name is not None and not (isinstance(out, dict) and name in out):
+        has = (
+            f"a dict of {', '.join(map(str, out))}"
+            if isinstance(out, dict)
+            else (type(out).__name__)
+        )
+        raise CardError(
+            f"the card says `output.take: {name}`, but the network gave {has}; mend "
+            "the card"
+        )
+    if name is not None:
+        out = out[name]
+    elif isinstance(out, dict):
         out = out["out"] if "out" in out else next(iter(out.values()), None)
     elif isinstance(out, (tuple, list)) and out:
         out = out[0]

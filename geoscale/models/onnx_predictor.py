@@ -21,7 +21,7 @@ from geoscale.models.device import DeviceLostError
 from geoscale.models.held import HeldPredictor
 from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.models.ports import Port, check_ports
-from geoscale.models.scores import activate, check_output
+from geoscale.models.scores import activate, check_logits, check_output, divide
 from geoscale.types import Array, Bool, Canvas, CanvasSpec, Float, Json
 
 if TYPE_CHECKING:
@@ -163,7 +163,10 @@ class OnnxPredictor(HeldPredictor):
 
         self._fit_session()
         kind, number = self._torch_device()
-        shape = (len(x), len(self._card.output.classes), *x.shape[2:])
+        count = len(self._card.output.classes)
+        if isinstance(self._network, Path):
+            count = self._card.output.channels
+        shape = (len(x), count, *x.shape[2:])
         out = torch.empty(shape, dtype=torch.float32, device=x.device)
         binding = self._session.io_binding()
         binding.bind_input(
@@ -180,7 +183,11 @@ class OnnxPredictor(HeldPredictor):
         binding.synchronize_outputs()
         if self._activation == "softmax":
             return out.softmax(1)
-        return out.sigmoid() if self._activation == "sigmoid" else out
+        if self._activation == "sigmoid":
+            out = out.sigmoid()
+        if count < len(self._card.output.classes):
+            return torch.cat([1 - out, out], 1)
+        return out
 
     def _fit_session(self) -> None:
         """Export again for fewer patches once memory has taught so."""
@@ -195,8 +202,11 @@ class OnnxPredictor(HeldPredictor):
         except Exception as err:
             raise self._explain(err, part.shape) from err
         # a wrong shape gets its own words before activation trips over it
-        check_output(tuple(out.shape), part.shape, self._card)
-        return activate(np.asarray(out, np.float32), self._activation)
+        own = isinstance(self._network, Path)
+        check = check_logits if own else check_output
+        check(tuple(out.shape), part.shape, self._card)
+        scores = activate(np.asarray(out, np.float32), self._activation)
+        return divide(scores, self._card) if own else scores
 
     def _explain(self, err: Exception, shape: tuple[int, ...]) -> Exception:
         """Memory ran out (halve, if the file lets us), or what cannot be mended."""

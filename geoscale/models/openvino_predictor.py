@@ -30,6 +30,7 @@ from geoscale.memory import allowed_cpus
 from geoscale.models.held import HeldPredictor, Precision
 from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.models.ports import Port, check_ports
+from geoscale.models.scores import divide
 from geoscale.types import Float, Json
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ class OpenvinoPredictor(HeldPredictor):
                 self._compile(part.shape)
             # the result is copied out of the request, which the next part overwrites
             given = self._request.infer([part], share_inputs=True)
-            return np.asarray(given[0], np.float32)
+            scores = np.asarray(given[0], np.float32)
+            # a graph of ours has both classes already
+            own = isinstance(self._network, Path)
+            return divide(scores, self._card) if own else scores
         except GeoscaleError:
             raise
         except Exception as err:

@@ -47,6 +47,12 @@ def check_ports(
     CardError
         If they differ.
     """
+    if card.input.pair not in (None, "channels"):
+        raise CardError(
+            f"`{card.name}` takes a pair as `{card.input.pair}`, which files of ONNX "
+            "cannot: export it with both dates stacked as channels (`input.pair: "
+            "channels`), or name its `architecture` and weights"
+        )
     if len(inputs) != 1:
         raise CardError(
             f"ONNX file of `{card.name}` has {len(inputs)} inputs; one is supported"
@@ -64,11 +70,11 @@ def check_ports(
             f"says float32 (n, {channels}, {size}, {size}); mend `input.bands` or "
             "`input.patch` of the card"
         )
-    given, count = outputs[0].shape, len(card.output.classes)
+    given, count = outputs[0].shape, card.output.channels
     if len(given) != 4 or (isinstance(given[1], int) and given[1] != count):
         raise CardError(
             f"ONNX file of `{card.name}` gives {given}, but the card lists {count} "
-            "classes: (n, class, y, x); mend `output.classes`"
+            "channels: (n, channel, y, x); mend `output.classes`"
         )
     return inputs[0].name, shape[0] if isinstance(shape[0], int) else None
 

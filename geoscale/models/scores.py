@@ -92,6 +92,46 @@ def check_patches(patches: Float, card: ModelCard) -> None:
         )
 
 
+def divide(scores: Float, card: ModelCard) -> Float:
+    """Give both classes a score where a network of one channel tells the second's.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, (n, channel, y, x)
+        Activated.
+    card : ModelCard
+        Says whether there is one channel.
+
+    Returns
+    -------
+    ndarray of float32, (n, class, y, x)
+        The same array where each class has a channel.
+    """
+    if not card.output.single:
+        return scores
+    return np.concatenate([1 - scores, scores], axis=1)
+
+
+def check_logits(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) -> None:
+    """Refuse what is not the network's channels for every input pixel.
+
+    Raises
+    ------
+    CardError
+        With what came and what the card says.
+    """
+    wanted = (given[0], card.output.channels, *given[2:])
+    if got == wanted:
+        return
+    if not card.output.single:
+        check_output(got, given, card)
+    raise CardError(
+        f"model `{card.name}` gave shape {got} for input {given}, expected {wanted}; "
+        "its card says `output.single`, one channel: leave that out if it gives both "
+        "classes, and check that the network keeps height and width"
+    )
+
+
 def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) -> None:
     """Refuse an output that is not one score per class and input pixel.
 

@@ -152,7 +152,8 @@ def _export_one(
 ) -> None:
     import rasterio.shutil
 
-    template, layer = what
+    template, layer = what[0].of(what[1]), what[1]
+    what = template, layer
     classes = is_categorical(layer)
     # In the target folder, so that the last step is a rename; GDAL may put
     # files of its own beside the temporary ones, and they go with the folder.

@@ -42,7 +42,7 @@ EXTENSIONS = {
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _ZARR = "application/vnd.zarr; version=3"
 _ICECHUNK = "application/vnd.zarr+icechunk"
-_TASKS = {"segmentation": "semantic-segmentation"}
+_TASKS = {"segmentation": "semantic-segmentation", "change": "change-detection"}
 
 
 def export_stac(
@@ -102,14 +102,15 @@ def export_stac(
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
     geometry, bbox = footprint(template.geobox)
-    shared = {**_describe_grid(template), **_describe_making(facts, card)}
+    goal = "change" if template.compared else "segmentation"
+    shared = {**_describe_grid(template), **_describe_making(facts, card, goal)}
     for time, label in enumerate(template.times):
         item = pystac.Item(
             id=f"{slug(stem)}_{slug_time(label)}",
             geometry=geometry,
             bbox=bbox,
             datetime=_utc(label),
-            properties=dict(shared),
+            properties={**shared, **_describe_span(template, time)},
             stac_extensions=[EXTENSIONS["projection"], EXTENSIONS["processing"]],
         )
         item.set_self_href(str(out / f"{item.id}.json"))
@@ -229,7 +230,19 @@ def _describe_grid(template: OutputTemplate) -> Json:
     }
 
 
-def _describe_making(facts: Json, card: ModelCard | None) -> Json:
+def _describe_span(template: OutputTemplate, time: int) -> Json:
+    """From the earlier date to the later one, where two are compared."""
+    if not template.compared:
+        return {}
+    found = template.compared[time]
+    span = {
+        "start_datetime": _utc(found["from"]).isoformat().replace("+00:00", "Z"),
+        "end_datetime": _utc(found["to"]).isoformat().replace("+00:00", "Z"),
+    }
+    return {**span, **{f"geoscale:{name}": value for name, value in found.items()}}
+
+
+def _describe_making(facts: Json, card: ModelCard | None, goal: str) -> Json:
     made: Json = {f"geoscale:{key}": value for key, value in facts.items()}
     versions = facts.get("versions")
     if isinstance(versions, dict) and versions:
@@ -239,11 +252,11 @@ def _describe_making(facts: Json, card: ModelCard | None) -> Json:
         return made
     sha = facts.get("model_sha256") or card.weights.sha256
     made["processing:lineage"] = (
-        f"{card.task} of {', '.join(card.input.bands)} with model {card.name}"
+        f"{goal} of {', '.join(card.input.bands)} with model {card.name}"
         f"{f' (sha256 {sha})' if sha else ''} by geoscale"
     )
     made["mlm:name"] = card.name
-    made["mlm:tasks"] = [_TASKS.get(card.task, card.task)]
+    made["mlm:tasks"] = [_TASKS.get(goal, goal)]
     made["mlm:framework"] = "ONNX" if card.weights.format == "onnx" else "PyTorch"
     if card.architecture is not None:
         made["mlm:architecture"] = card.architecture.rpartition(":")[2]
@@ -289,7 +302,7 @@ def _add_zarr(item: Any, url: str, template: OutputTemplate, out: Path) -> None:
     for layer in template.layers:
         if is_categorical(layer) and template.classes:
             asset.extra_fields["classification:classes"] = describe_classes(
-                template, layer.fill_value
+                template.of(layer), layer.fill_value
             )
             _declare(item, "classification")
             break
@@ -297,7 +310,7 @@ def _add_zarr(item: Any, url: str, template: OutputTemplate, out: Path) -> None:
 
 
 def _describe_layer(layer: Layer, template: OutputTemplate) -> Json:
-    attrs = dict(layer.attrs)
+    attrs, template = dict(layer.attrs), template.of(layer)
     fill = layer.fill_value
     fields: Json = {
         "data_type": layer.dtype,

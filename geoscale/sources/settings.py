@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from geoscale.card import MOST_FINDINGS
+from geoscale.findings import MOST_FINDINGS
 from geoscale.errors import JobError
 from geoscale.sources.calibration import Calibration
 from geoscale.sources.clear import Mask

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import JobError
+from geoscale.tasks.stored import (
+    NODATA,
+    QUANTA,
+    class_layer,
+    quantise,
+    quantised_layer,
+)
 from geoscale.types import Array, Bool, Float, Layer, LayerSpec
 from geoscale.words import suggest
 
-NODATA = 255
-"""Stored where no class can be told; never a class."""
-QUANTA = 254
-"""Scores in [0, 1] are stored as whole numbers 0..254; 255 is nodata."""
 OUTPUTS = ("classes", "confidence", "scores")
 """Layers that can be asked for."""
 
@@ -66,7 +68,9 @@ class Segmentation:
         """What is stored, in a fixed order."""
         made = {
             "classes": self._class_layer(),
-            "confidence": _quantised("confidence", "score of the class in the map"),
+            "confidence": quantised_layer(
+                "confidence", "score of the class in the map"
+            ),
             "scores": self._score_layer(),
         }
         return tuple(made[name] for name in OUTPUTS if name in self._outputs)
@@ -128,34 +132,26 @@ class Segmentation:
         values = best if self._plain else self._values[best]
         np.bitwise_or(values, holes, out=out["classes"])
         if "confidence" in out:
-            _quantise(top, holes, out["confidence"])
+            quantise(top, holes, out["confidence"])
         if "scores" not in out:
             return
         for plane, layer in zip(scores, out["scores"], strict=True):
             if self._scores_dtype == "uint8":
                 np.copyto(top, plane)
-                _quantise(top, holes, layer)
+                quantise(top, holes, layer)
             else:
                 layer[:] = plane
                 np.copyto(layer, np.nan, where=~valid)
 
     def _class_layer(self) -> Layer:
-        classes = self._card.output.classes
-        attrs: list[tuple[str, Any]] = [
-            ("flag_meanings", " ".join(c.name.replace(" ", "_") for c in classes)),
-            ("flag_values", [c.value for c in classes]),
-            ("long_name", f"class by {self._card.name}"),
-        ]
-        if all(c.color for c in classes):
-            attrs.insert(0, ("flag_colors", " ".join(f"#{c.color}" for c in classes)))
-        return Layer(
-            name="classes", dtype="uint8", fill_value=NODATA, attrs=tuple(attrs)
+        return class_layer(
+            "classes", self._card.output.classes, f"class by {self._card.name}"
         )
 
     def _score_layer(self) -> Layer:
         size = len(self._values)
         if self._scores_dtype == "uint8":
-            return _quantised("scores", "score of every class", size)
+            return quantised_layer("scores", "score of every class", size)
         return Layer(
             name="scores",
             dtype="float16",
@@ -163,22 +159,3 @@ class Segmentation:
             classes=size,
             attrs=(("long_name", "score of every class"),),
         )
-
-
-def _quantised(name: str, title: str, classes: int = 0) -> Layer:
-    return Layer(
-        name=name,
-        dtype="uint8",
-        fill_value=NODATA,
-        classes=classes,
-        attrs=(("long_name", title), ("scale_factor", 1 / QUANTA), ("units", "1")),
-    )
-
-
-def _quantise(scores: Float, holes: Array, out: Array) -> None:
-    """Round scores to steps, 255 in holes; `scores` is used up."""
-    np.clip(scores, 0, 1, out=scores)
-    scores *= np.float32(QUANTA)
-    np.rint(scores, out=scores)
-    np.copyto(out, scores, casting="unsafe")
-    np.bitwise_or(out, holes, out=out)

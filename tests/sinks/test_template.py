@@ -13,8 +13,9 @@ from odc.geo.geobox import GeoBox
 
 from geoscale.card import OutputClass
 from geoscale.errors import JobError
+from geoscale.needs import project_output_bytes
 from geoscale.sinks.zarr import ZarrSink
-from geoscale.template import OutputTemplate, is_categorical, project_output_bytes
+from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Layer
 from geoscale.windows import Window
 

@@ -1,0 +1,156 @@
+"""Change between dates: which method a card allows, and which dates are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from geoscale.card import ModelCard
+from geoscale.errors import CardError, JobError
+from geoscale.options import Change
+from geoscale.passes import Passes, pair_neighbours, take_turns
+from geoscale.tasks.change import CLASS_OUTPUTS, NETWORK_OUTPUTS
+from geoscale.types import Json
+
+
+def resolve_change(
+    task: str | None, asked: Change | None, card: ModelCard
+) -> Change | None:
+    """Tell how change is found, if the job is about change at all.
+
+    Parameters
+    ----------
+    task : str or None
+        ``segmentation`` or ``change``; None: what the card is for.
+    asked : Change or None
+        What the user chose.
+    card : ModelCard
+        The model.
+
+    Returns
+    -------
+    Change or None
+        With its method; None for a map of classes.
+
+    Raises
+    ------
+    JobError
+        If something is said of change where none is looked for.
+    CardError
+        If the card does not serve.
+    """
+    if (task or card.task) == "segmentation":
+        if asked is not None:
+            raise JobError(
+                "`change` says how change is found, but the task is segmentation; say "
+                "`task: change`, or leave `change` out"
+            )
+        if card.task == "change":
+            raise CardError(
+                f"`{card.name}` is a model of change, which gives no classes; say "
+                "`task: change`"
+            )
+        return None
+    chosen = asked or Change()
+    method = chosen.method or ("network" if card.task == "change" else "classes")
+    if method == "network" and card.task != "change":
+        raise CardError(
+            f"change.method network needs a card of `task: change`; `{card.name}` is "
+            "for segmentation: say `method: classes` to compare its two maps"
+        )
+    if method == "classes" and (card.task == "change" or card.input.frames > 1):
+        raise CardError(
+            f"change.method classes needs a card that classifies one date; "
+            f"`{card.name}` takes {card.input.frames} at once (task {card.task}); "
+            "choose another model"
+            + (", or leave `method` out" if card.task == "change" else "")
+        )
+    return chosen.model_copy(update={"method": method})
+
+
+def default_layers(change: Change | None) -> tuple[str, ...]:
+    """Layers that are stored where the user names none.
+
+    Examples
+    --------
+    >>> default_layers(None)
+    ('classes', 'confidence')
+    """
+    if change is None:
+        return ("classes", "confidence")
+    return NETWORK_OUTPUTS if change.sees_both else CLASS_OUTPUTS
+
+
+def group_steps(
+    change: Change | None, times: Sequence[str], card: ModelCard
+) -> tuple[Passes, ...]:
+    """Tell which time steps of a stack make each time step of the output.
+
+    Parameters
+    ----------
+    change : Change or None
+        Resolved; None for a map of classes.
+    times : sequence of str
+        Labels of the stack's time steps.
+    card : ModelCard
+        The model.
+
+    Returns
+    -------
+    tuple of Passes
+        By time step of the output.
+
+    Raises
+    ------
+    CardError
+        If there are too few, or no whole number of what the model takes.
+    """
+    frames, count = card.input.frames, len(times)
+    if change is not None:
+        if count < 2:
+            found = ", ".join(times) or "none"
+            raise CardError(
+                f"change is between two dates, the stack has {count} ({found}); give "
+                "`imagery.periods: {before: 2023-06/2023-08, after: 2024-06/2024-08}`, "
+                "or imagery of two dates or more"
+            )
+        return pair_neighbours(count, together=change.sees_both)
+    if count % frames or not count:
+        raise CardError(
+            f"`{card.name}` takes {frames} dates at once, the stack has {count} time "
+            f"steps ({', '.join(times[:6])}); choose a multiple of {frames}"
+        )
+    return take_turns(count, frames)
+
+
+def name_compared(
+    groups: Sequence[Passes], times: Sequence[str], periods: Sequence[str]
+) -> tuple[Json, ...]:
+    """Say which two dates each time step of a change map compares.
+
+    Parameters
+    ----------
+    groups : sequence of Passes
+        By time step of the output.
+    times : sequence of str
+        Labels of the stack's time steps.
+    periods : sequence of str
+        Their names; empty where they have none.
+
+    Returns
+    -------
+    tuple of dict
+        ``from`` and ``to``, labels; ``from_period`` and ``to_period`` where named.
+
+    Examples
+    --------
+    >>> name_compared((((0, 1),),), ["2023-01-01", "2024-01-01"], [])
+    ({'from': '2023-01-01', 'to': '2024-01-01'},)
+    """
+    found = []
+    for passes in groups:
+        first, last = passes[0][0], passes[-1][-1]
+        one: Json = {"from": times[first], "to": times[last]}
+        if periods:
+            one |= {"from_period": periods[first], "to_period": periods[last]}
+        found.append(one)
+    return tuple(found)

@@ -1,0 +1,103 @@
+"""What a plan is projected to need: memory of a worker, and room for the output."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geoscale.memory import (
+    COMPOSITE_BYTES,
+    SHARED_BYTES,
+    TILE_CACHE_BYTES,
+    BlockMemory,
+    project_block_memory,
+)
+from geoscale.template import COORDS, OutputTemplate
+
+if TYPE_CHECKING:
+    from geoscale.plans import InferencePlan
+
+RESERVED_BYTES = 1_200_000_000
+"""Memory of an idle worker with torch and a model of common size loaded."""
+ACTIVATIONS = 320
+"""float32 values alive per input pixel inside the network on a CPU: two layers of
+128 channels at full resolution and their reordering (U-Nets stay below)."""
+
+
+def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory:
+    """Project the peak host memory of one worker process.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        The plan.
+    batch : int, optional
+        Patches per batch; default the plan's, or as many as make half a megapixel.
+
+    Returns
+    -------
+    BlockMemory
+        Upper bound, by cause, in bytes.
+    """
+    patch_px = int(np.prod(plan.lattice.patch_shape))
+    chosen = batch or plan.inference.batch
+    n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
+    channels, classes = plan.card.input.channels, len(plan.card.output.classes)
+    core = plan.grid.core(0)
+    read = plan.lattice.read_window(plan.grid.middle())
+    need = project_block_memory(
+        (channels, *read.shape),
+        (classes, *core.shape),
+        itemsize=max(plan.itemsize, 4),
+        channels=channels,
+        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
+        reserved=RESERVED_BYTES,
+        in_flight=plan.in_flight,
+    )
+    if plan.change is not None and not plan.change.sees_both:
+        # scores of the first date, while those of the second are made and compared
+        held = plan.in_flight * classes * core.size * 4
+        need = replace(need, merged=need.merged + held)
+    shared = SHARED_BYTES if plan.inference.merge == "blend" else 0
+    if plan.source.get("kind") == "composite":
+        # the dates of a strip, and one date beside its sum or its best
+        read_bytes = channels * int(np.prod(read.shape)) * 4
+        shared += plan.in_flight * (2 * COMPOSITE_BYTES + 4 * read_bytes)
+    return replace(need, cache=TILE_CACHE_BYTES + shared)
+
+
+def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:
+    """Project what an output can take at most, as if nothing compressed.
+
+    Parameters
+    ----------
+    template : OutputTemplate
+        The output.
+
+    Returns
+    -------
+    tuple of int
+        Upper bound in bytes, and number of files or objects, without overviews.
+    """
+    chunk = template.chunk_px
+    rows, columns = template.shape
+    shards, chunks = (
+        -(-rows // step) * -(-columns // step) * len(template.times)
+        for step in (template.block_px, chunk)
+    )
+    per_shard = (template.block_px // chunk) ** 2
+    total = files = 0
+    for layer in template.layers:
+        depth = layer.classes or 1
+        raw = chunk * chunk * layer.itemsize
+        # zstd grows noise by at most 1/256 and its frame; 16 bytes per index entry
+        total += depth * chunks * (raw + raw // 256 + 64)
+        total += shards * (depth * per_shard * 16 + 4)
+        files += shards
+    metadata = 1 + len(COORDS) + len(template.layers)
+    text = 2 * metadata * (len(json.dumps(template.to_dict())) + 20_000)
+    total += text + 8 * (rows + columns + len(template.times))
+    return total, files + metadata + len(COORDS)
