@@ -46,6 +46,9 @@ class Backbone(nn.Module):
         Further arguments of torchgeo's function.
     """
 
+    body: Any
+    """torchgeo's network."""
+
     def __init__(
         self,
         name: str,
@@ -101,7 +104,9 @@ class Backbone(nn.Module):
         family, body = _family(self.name), self.body
         target = body.model if family == "panopticon" else body
         wanted = set(target.state_dict())
-        drop = _HEADS if family not in ("dofa", "scalemae") else (*_HEADS, *_TRAINING)
+        drop: tuple[str, ...] = (
+            _HEADS if family not in ("dofa", "scalemae") else (*_HEADS, *_TRAINING)
+        )
         if family == "panopticon":
             drop = (*drop, "mask_token")
             state = _resize_positions(state, self.size)
@@ -131,10 +136,15 @@ def _family(name: str) -> str:
     return name.partition("_")[0].rstrip("0123456789")
 
 
-def _build(name: str, channels: int, size: int, more: dict[str, Any]) -> nn.Module:
+def _build(name: str, channels: int, size: int, more: dict[str, Any]) -> Any:
     import torchgeo.models as torchgeo
 
     family = _family(name)
+    if family not in _RUN or not hasattr(torchgeo, name):
+        raise CardError(
+            f"`{name}` is no backbone of torchgeo that is known here; known kinds are "
+            f"{', '.join(_RUN)}"
+        )
     make = getattr(torchgeo, name)
     if family == "resnet":
         return make(in_chans=channels, num_classes=0, **more)
@@ -162,7 +172,8 @@ def _on_grid(tokens: Tensor, prefix: int = 1) -> Tensor:
     """Tokens (batch, prefix + n * n, feature) to (batch, feature, n, n)."""
     tokens = tokens[:, prefix:]
     side = round(tokens.shape[1] ** 0.5)
-    return tokens.transpose(1, 2).unflatten(2, (side, side)).contiguous()
+    batch, _, features = tokens.shape
+    return tokens.transpose(1, 2).reshape(batch, features, side, side).contiguous()
 
 
 def _run_timm(model: Backbone, x: Tensor) -> Tensor:
