@@ -132,7 +132,8 @@ def describe_check(found: Checked) -> list[str]:
     """
     rows: dict[str, Any] = {
         "task": found.task,
-        "weights": f"{found.weights}\n{found.bytes / 1e6:.1f} MB, sha256:{found.sha256}",
+        "weights": f"{found.weights}\n{found.bytes / 1e6:.1f} MB, "
+        f"sha256:{found.sha256}",
         "keys": "all there, none left over"
         + (f"; {found.parameters:,} parameters" if found.parameters else ""),
         "mended": "\n".join(found.said),

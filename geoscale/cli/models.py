@@ -120,7 +120,7 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="Card or STAC MLM Item (path, URL, hf:owner/name), or a folder of them."
+            help="Card or STAC MLM Item (path, URL, hf:owner/name), or their folder."
         ),
     ],
     name: Annotated[

@@ -114,6 +114,8 @@ class Backbone(nn.Module):
             # of two sensors the card names one, or both
             drop = ("s1_encoder.", "s1_GAP_FFN.", "s2_encoder.", "s2_GAP_FFN.",
                     "joint_encoder.")  # fmt: skip
+            # distances between tokens: computed, not learnt
+            state = {"attn_bias": body.attn_bias, **state}
         left = [k for k in state if k not in wanted and k.startswith(drop)]
         # some files end before the last norm: it is not used then
         bare = [
@@ -136,7 +138,9 @@ def _family(name: str) -> str:
     return name.partition("_")[0].rstrip("0123456789")
 
 
-def _build(name: str, channels: int, size: int, more: dict[str, Any]) -> Any:
+def _build(  # noqa: PLR0911  (a line for each family)
+    name: str, channels: int, size: int, more: dict[str, Any]
+) -> Any:
     import torchgeo.models as torchgeo
 
     family = _family(name)

@@ -130,7 +130,7 @@ def _torchgeo_entry(short: str) -> CatalogEntry:
             needs="",
             task="none",
             citation=meta.get("publication"),
-            refused=str(err),
+            refused=str(err).removeprefix(f"`{short}` "),
         )
     return _entry(card, "torchgeo", "download", size_mb(short))
 
@@ -184,7 +184,9 @@ def describe_scaling(card: ModelCard) -> str:
     return f"({text} - mean) / std, for each band"
 
 
-def find_card(name: str | Path) -> ModelCard:
+def find_card(  # noqa: PLR0911  (a line for each kind of name)
+    name: str | Path,
+) -> ModelCard:
     """Find a card by catalogue name, path or URL.
 
     Parameters

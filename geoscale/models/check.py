@@ -69,7 +69,11 @@ class Checked:
 
 
 def check_model(
-    card: ModelCard, *, trust_code: bool = False, measure: bool = True
+    card: ModelCard,
+    *,
+    trust_code: bool = False,
+    measure: bool = True,
+    limit: int = HALO_LIMIT_PX,
 ) -> Checked:
     """Load a model, run one patch, and measure halo and alignment.
 
@@ -82,6 +86,8 @@ def check_model(
     measure : bool
         Also find the smallest ring at which a tile equals the whole image, and
         the step on whose multiples tiles must start.
+    limit : int
+        Largest ring that is tried, in px.
 
     Returns
     -------
@@ -118,7 +124,7 @@ def check_model(
         said=said,
     )
     if measure:
-        _measure(found, card, run, trust_code)
+        _measure(found, card, run, limit, trust_code)
     return found
 
 
@@ -182,7 +188,11 @@ def _open(
 
 
 def _measure(
-    found: Checked, card: ModelCard, run: Callable[[Float], Float], trust_code: bool
+    found: Checked,
+    card: ModelCard,
+    run: Callable[[Float], Float],
+    limit: int,
+    trust_code: bool,
 ) -> None:
     patch = card.input.patch
     if card.task == "backbone":
@@ -196,17 +206,24 @@ def _measure(
     step = patch.multiple_of
     # room for the ring on both sides, and a few steps between
     phases = max(8, step)
-    side = ceil((2 * HALO_LIMIT_PX + 4 * phases) / (2 * phases)) * 2 * phases
+    side = ceil((2 * limit + 4 * phases) / (2 * phases)) * 2 * phases
     image = make_image(card, side, side, trust_code=trust_code)
     try:
-        halo, alignment = find_context(run, image, step=step, limit=HALO_LIMIT_PX)
+        exact = _in_float64(card, trust_code)
+        halo, alignment = find_context(
+            exact or run,
+            image,
+            step=step,
+            limit=limit,
+            relative=1e-10 if exact else 2e-5,
+        )
     except CardError as err:
         found.context = f"not measured: {err}"
         return
     found.halo, found.alignment = halo, alignment
     if halo is None:
         found.context = (
-            f"no ring up to {HALO_LIMIT_PX} px makes a tile equal to the whole image: "
+            f"no ring up to {limit} px makes a tile equal to the whole image: "
             "patches are blended"
         )
     else:
@@ -214,6 +231,25 @@ def _measure(
             f"a ring of {halo} px makes a tile equal to the whole image, where tiles "
             f"start on multiples of {alignment} px"
         )
+
+
+def _in_float64(card: ModelCard, trust_code: bool) -> Callable[[Float], Float] | None:
+    """Give the network in float64, where it is one of torch's: no rounding to allow."""
+    path, _ = resolve_weights(card)
+    if card.holds_code or "onnx" in (card.weights.format, path.suffix.lstrip(".")):
+        return None
+    import torch
+
+    from geoscale.models.build import build_module
+
+    module = build_module(card, path, trust_code=trust_code).double()
+
+    def run(x: Float) -> Any:
+        with torch.inference_mode():
+            out = module(torch.from_numpy(x).double())
+        return (out["out"] if isinstance(out, dict) else out).numpy()
+
+    return run
 
 
 def _time(run: Callable[[Float], Float], given: Float) -> float:

@@ -138,7 +138,12 @@ def measure_alignment(
 
 
 def find_context(
-    run: Run, image: Float, *, step: int = 1, limit: int = 64
+    run: Run,
+    image: Float,
+    *,
+    step: int = 1,
+    limit: int = 64,
+    relative: float = 2e-5,
 ) -> tuple[int | None, int | None]:
     """Find halo and alignment of a network that nothing is known of.
 
@@ -152,6 +157,10 @@ def find_context(
         Sizes must be multiples of this, in px.
     limit : int
         Largest ring to try, in px.
+    relative : float
+        Difference that counts as equal, in spreads of the output. float32 needs
+        room for its rounding, and so misses what the outermost ring adds; a network
+        in float64 does not.
 
     Returns
     -------
@@ -161,11 +170,10 @@ def find_context(
     Notes
     -----
     Rings are tried from starts on multiples of 1, 2, 4 … px, since a strided layer
-    has a phase: a start beside it differs, whatever the ring. Equal means within
-    2e-5 of the spread of the output.
+    has a phase: a start beside it differs, whatever the ring.
     """
     spread = float(np.std(run(image[None])))
-    tolerance = max(2e-5 * spread, 1e-6)
+    tolerance = max(relative * spread, 1e-12)
     phases = max(8, step)
     alignment = step
     while alignment <= phases:

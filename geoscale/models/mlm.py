@@ -133,8 +133,8 @@ def read_item(data: Mapping[str, Any], where: str) -> ModelCard:
         return ModelCard.from_dict(properties[CARD], where=where)
     if not any(str(key).startswith("mlm:") for key in properties):
         raise CardError(
-            f"{where} is a STAC Item, but not of a model: it has no `mlm:` fields; give "
-            "a card, or an Item with the MLM extension"
+            f"{where} is a STAC Item, but not of a model: it has no `mlm:` fields; "
+            "give a card, or an Item with the MLM extension"
         )
     given = _only(properties, "mlm:input", where)
     result = _only(properties, "mlm:output", where)
@@ -168,8 +168,8 @@ def read_item(data: Mapping[str, Any], where: str) -> ModelCard:
         },
         "output": {"classes": [_read_class(c, i) for i, c in enumerate(classes)]},
         "license": properties.get("license"),
-        "notes": "Read from a STAC MLM Item, which states no units (values are taken as "
-        f"stored) and no halo.{said}{known}",
+        "notes": "Read from a STAC MLM Item, which states no units (values are taken "
+        f"as stored) and no halo.{said}{known}",
     }
     return ModelCard.from_dict(fields, where=where)
 

@@ -17,19 +17,19 @@ from geoscale.card import ModelCard
 from geoscale.errors import CardError, WeightsError
 
 
-class Exported(nn.Module):
-    """A network of torch.export, which refuses `eval()`: it is frozen already.
+class Program(nn.Module):
+    """A network whose file holds it: it is frozen, and refuses to be frozen again.
 
     Parameters
     ----------
-    program : torch.export.ExportedProgram
-        As it was loaded.
+    network : torch.nn.Module
+        As it was loaded, in evaluation mode.
     """
 
-    def __init__(self, program: Any) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        # in a list, so that eval() and train() do not reach it
-        self._held = [program.module()]
+        # in a list, so that eval() and requires_grad_() do not reach it
+        self._held = [network]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network.
@@ -47,7 +47,7 @@ class Exported(nn.Module):
         out: Tensor = self._held[0](x)
         return out
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Exported:
+    def _apply(self, fn: Any, recurse: bool = True) -> Program:
         """Move the program, which is no part of this module."""
         self._held[0]._apply(fn, recurse)
         return self
@@ -87,17 +87,14 @@ def load_program(card: ModelCard, path: Path, *, trust_code: bool = False) -> nn
         raise WeightsError(f"{path} is no {kind} file; fetch or export it again")
     try:
         if kind == "pt2":
-            return Exported(torch.export.load(path))
-        module: nn.Module = torch.jit.load(  # type: ignore[no-untyped-call]
+            return Program(torch.export.load(path).module())
+        network = torch.jit.load(  # type: ignore[no-untyped-call]
             str(path), map_location="cpu"
         )
-        # an archive that was traced in training mode says so now
-        module.eval()
-        module.requires_grad_(False)
+        return Program(network.eval())
     except Exception as err:
         # whatever the two raise: their readers have no errors of their own
         raise WeightsError(
             f"{path} cannot be read as {kind} by torch {torch.__version__}: "
             f"{' '.join(str(err).split())[:300]}"
         ) from err
-    return module

@@ -17,7 +17,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def shelf_dir() -> Path:
-    """Folder of the user's cards: ``$GEOSCALE_MODELS`` or ``~/.config/geoscale/models``."""
+    """Folder of the user's cards: ``$GEOSCALE_MODELS``, else in ``~/.config``."""
     set_by_user = os.environ.get("GEOSCALE_MODELS")
     return Path(
         set_by_user or Path.home() / ".config" / "geoscale" / "models"

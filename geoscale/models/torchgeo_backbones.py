@@ -25,26 +25,31 @@ _NETWORKS: dict[str, tuple[int, int, bool, int]] = {
     "resnet18": (512, 32, False, 45),
     "resnet50": (2048, 32, False, 94),
     "resnet152": (2048, 32, False, 233),
-    "vit_small_patch16_224": (384, 16, True, 87),
-    "vit_base_patch16_224": (768, 16, True, 343),
-    "vit_large_patch16_224": (1024, 16, True, 1213),
-    "vit_huge_patch14_224": (1280, 14, True, 2523),
-    "vit_small_patch14_dinov2": (384, 14, True, 88),
-    "vit_base_patch14_dinov2": (768, 14, True, 345),
+    "vit_small_patch16_224": (384, 16, True, 88),
+    "vit_base_patch16_224": (768, 16, True, 351),
+    "vit_large_patch16_224": (1024, 16, True, 1224),
+    "vit_huge_patch14_224": (1280, 14, True, 2533),
+    "vit_small_patch14_dinov2": (384, 14, True, 90),
+    "vit_base_patch14_dinov2": (768, 14, True, 349),
     "swin_t": (768, 32, False, 110),
-    "swin_s": (768, 32, False, 195),
+    "swin_s": (768, 32, False, 196),
     "swin_b": (1024, 32, False, 347),
-    "swin_v2_t": (768, 32, False, 110),
+    "swin_v2_t": (768, 32, False, 111),
     "swin_v2_b": (1024, 32, False, 348),
     "dofa_base_patch16_224": (768, 16, True, 445),
     "dofa_large_patch16_224": (1024, 16, True, 1348),
-    "copernicusfm_base": (768, 16, True, 556),
-    "croma_base": (768, 8, True, 343),
-    "croma_large": (1024, 8, True, 1213),
-    "panopticon_vitb14": (768, 14, True, 393),
+    "copernicusfm_base": (768, 16, True, 558),
+    "croma_base": (768, 8, True, 365),
+    "croma_large": (1024, 8, True, 1249),
+    "panopticon_vitb14": (768, 14, True, 392),
     "scalemae_large_patch16": (1024, 16, True, 1213),
-    "earthloc": (4096, 320, True, 118),
+    "earthloc": (4096, 320, True, 111),
 }
+# U-Nets by their encoder, MB
+_UNETS = {
+    "efficientnet-b3": 53, "efficientnet-b5": 126, "efficientnet-b7": 270,
+    "resnet34": 98, "resnet50": 130,
+}  # fmt: skip
 
 
 @cache
@@ -87,7 +92,12 @@ def find_builder(short: str) -> str:
 
 def size_mb(short: str) -> int:
     """Size of the file of a weight, in MB, about; 0 where it is not known."""
-    return _NETWORKS.get(find_builder(short), (0, 0, False, 0))[3]
+    builder = find_builder(short)
+    if builder == "unet":
+        entry = short.partition(".")[2]
+        encoder = _builders()["unet"][entry].meta.get("encoder", "")
+        return _UNETS.get(encoder, 0)
+    return _NETWORKS.get(builder, (0, 0, False, 0))[3]
 
 
 def backbone_card(short: str, query: str = "") -> ModelCard:

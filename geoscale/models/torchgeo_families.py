@@ -52,7 +52,9 @@ _FREE = (
 )
 
 
-def find_family(short: str, meta: dict[str, Any], bands: tuple[str, ...]) -> Family:
+def find_family(  # noqa: PLR0911  (a line for each family)
+    short: str, meta: dict[str, Any], bands: tuple[str, ...]
+) -> Family:
     """Find the family of a weight.
 
     Parameters
@@ -155,8 +157,8 @@ _SECO = Family(
             for low, high, std in ((0, 129, 0.229), (2, 103, 0.224), (3, 88, 0.225))
         ),
     ),
-    note="Reflectance as 8 bits (x 255), which its authors do not state. torchgeo's own "
-    "numbers are in another order than its bands; these are the authors'.",
+    note="Reflectance as 8 bits (x 255), which its authors do not state. torchgeo's "
+    "own numbers are in another order than its bands; these are the authors'.",
 )
 
 _BY_DATASET: dict[str, str | None] = {
