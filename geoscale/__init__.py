@@ -29,7 +29,10 @@ _FACE = {
     "repair": "geoscale.outputs",
     "export": "geoscale.outputs",
     "evaluate": "geoscale.evaluation.run",
+    "polygons": "geoscale.results.polygons",
+    "transitions": "geoscale.results.transitions",
     "connect": "geoscale.clusters",
+    "submit": "geoscale.submitting",
     "list_models": "geoscale.models",
     "ModelCard": "geoscale.card",
     "InferencePlan": "geoscale.plans",
@@ -53,11 +56,14 @@ __all__ = [
     "open_stack",
     "plan",
     "plan_job",
+    "polygons",
     "predict",
     "repair",
     "run",
     "run_job",
     "status",
+    "submit",
+    "transitions",
     "verify",
 ]
 
@@ -73,8 +79,11 @@ if TYPE_CHECKING:
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify
     from geoscale.plans import InferencePlan
+    from geoscale.results.polygons import polygons
+    from geoscale.results.transitions import transitions
     from geoscale.sinks.layout import open_output
     from geoscale.stacks import open_stack
+    from geoscale.submitting import submit
 
 
 def __getattr__(name: str) -> Any:

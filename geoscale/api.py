@@ -6,14 +6,14 @@ Everything here introduces rooms to each other and does little else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from geoscale.assemble import make_journal, make_sink
 from geoscale.card import ModelCard, TaskName
-from geoscale.changes import resolve_change
+from geoscale.changes import choose_card, refuse_zones_of, resolve_change
 from geoscale.choices import (
     InferenceOptions,
     read_change,
@@ -27,6 +27,7 @@ from geoscale.engine.lease import Lease
 from geoscale.engine.stopping import Stop
 from geoscale.errors import JobError, OutputError
 from geoscale.job import Job, load_job
+from geoscale.judging import find_judging
 from geoscale.launch import (
     allowed_worker_bytes,
     check_room,
@@ -35,6 +36,7 @@ from geoscale.launch import (
     pick_shard,
     plan_source,
 )
+from geoscale.learn import learn
 from geoscale.models import find_card
 from geoscale.options import Change, Output
 from geoscale.plans import InferencePlan
@@ -42,7 +44,7 @@ from geoscale.resume import find_begun, mark_job
 from geoscale.sources.aoi import find_aoi
 from geoscale.sources.opening import open_source
 from geoscale.sources.settings import UTM, Grid, parse_grid
-from geoscale.stacks import as_source, open_stack
+from geoscale.stacks import as_source, list_bands, open_stack
 from geoscale.tune import settle, wait_for_plan
 from geoscale.zones import ZonePlans, plan_zones, refuse_zones, run_zones
 
@@ -97,7 +99,7 @@ def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
 
 def plan(  # noqa: PLR0913  (one verb, all by name)
     stack: Any,
-    model: str | Path | Mapping[str, Any] | ModelCard,
+    model: str | Path | Mapping[str, Any] | ModelCard | None,
     *,
     aoi: str | Mapping[str, Any] | None = None,
     task: TaskName | None = None,
@@ -107,26 +109,27 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     trust_code: bool = False,
     **options: Unpack[InferenceOptions],
 ) -> InferencePlan:
-    """Plan a job; no pixel is read and no network is run, unless ``auto`` asks.
+    """Plan a job; no pixel is read and no network is run, unless it has to be measured.
 
     Parameters
     ----------
     stack : xarray.DataArray, xarray.Dataset or Source
         From `open_stack`, or any array with dims y and x and a CRS.
-    model : str, path, mapping or ModelCard
-        As for `load_model`.
+    model : str, path, mapping, ModelCard or None
+        As for `load_model`; None where change is found without one.
     aoi : str or mapping, optional
         GeoJSON in degrees; pixels outside are nodata, blocks outside never run.
     task : {"segmentation", "change"}, optional
         What to make; default: what the model is for.
     change : Change or mapping, optional
         For ``task="change"``: ``method``, ``threshold``, ``prior``,
-        ``min_confidence``.
+        ``min_confidence``, ``magnitude``, ``layer``, ``coregister``.
     output : Output or mapping, optional
         ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
     measure : bool
-        With ``runtime="auto"`` or ``precision="auto"``: measure now, in this
-        process, on some patches of the job; else `run` does it where it runs.
+        With ``runtime="auto"`` or ``precision="auto"``, and where change is found by
+        statistics of the whole area: measure now, in this process, on some patches
+        of the job; else `run` does it where it runs.
     trust_code : bool
         Allow Python code that the card names, which measuring runs.
     **options
@@ -143,8 +146,9 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     PlanError
         If it cannot work; says what to change.
     """
-    card = load_model(model)
-    found = resolve_change(read_task(task), read_change(change), card)
+    named, wanted = None if model is None else load_model(model), read_change(change)
+    card = choose_card(wanted, named, partial(list_bands, stack))
+    found = resolve_change(read_task(task), wanted, card)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
     area = find_aoi(where, source.geobox)
@@ -152,7 +156,7 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         source, card, area, read_inference(options), read_output(output), found
     )
     made = dataclasses.replace(made, live=source)
-    return settle(made, trust_code=trust_code) if measure else made
+    return _settle(made, trust_code=trust_code) if measure else made
 
 
 def plan_job(
@@ -173,11 +177,14 @@ def plan_job(
         As `plan` gives; with ``crs: utm`` one for each zone.
     """
     job = job if isinstance(job, Job) else load_job(job)
-    card = load_model(job.model)
+    named = None if job.model is None else load_model(job.model)
+    if job.grid.crs == UTM:
+        refuse_zones_of(job.change, named)
+    card = choose_card(job.change, named, partial(_list_bands, job))
     mark, url = mark_job(job, card), as_url(job.output.to)
     if job.grid.crs == UTM:
         plans = plan_zones(job, card, url, mark)
-        settle_one = partial(settle, trust_code=trust_code)
+        settle_one = partial(_settle, trust_code=trust_code)
         return plans.map(lambda _, plan: settle_one(plan)) if measure else plans
     begun = find_begun(url, mark)
     if begun is not None:
@@ -187,6 +194,7 @@ def plan_job(
         grid=job.grid,
         bands=card.input.bands,
         sensor=card.input.sensor,
+        judging=find_judging(job.imagery.mask),
     )
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
@@ -194,7 +202,25 @@ def plan_job(
     area = find_aoi(job.grid, source.geobox)
     made = plan_source(source, card, area, job.inference, output, change)
     made = dataclasses.replace(made, live=source, job=mark)
-    return settle(made, trust_code=trust_code) if measure else made
+    return _settle(made, trust_code=trust_code) if measure else made
+
+
+def _list_bands(job: Job) -> Sequence[str]:
+    """Bands that a job names, or that its imagery has."""
+    return job.imagery.bands or open_source(job.imagery, grid=job.grid).bands
+
+
+def _settle(
+    plan: InferencePlan,
+    url: str | None = None,
+    *,
+    looks: bool = False,
+    client: Client | None = None,
+    trust_code: bool = False,
+) -> InferencePlan:
+    """Find what a plan leaves open: numbers of its area first, then what is fastest."""
+    plan = learn(plan, url, looks=looks, client=client, trust_code=trust_code)
+    return settle(plan, url, client=client, trust_code=trust_code)
 
 
 def run(  # noqa: PLR0913  (one verb, all by name)
@@ -267,6 +293,7 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     check_room(plan, url)
     sink.create()
     part = "driver" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
+    journal.part = part
     with Lease(url, part, on_lost=stop.ask):
         ledger = journal.begin(plan)
         blocks = None if shard is None else pick_shard(plan, shard)
@@ -361,9 +388,10 @@ def _prepare_one(
     shard: tuple[int, int] | None,
     trust_code: bool,
 ) -> InferencePlan:
-    if shard is not None and shard[0] != 0 and plan.asked is not None:
+    is_first = shard is None or shard[0] == 0
+    if not is_first and not (plan.asked is None and plan.is_learned):
         wait_for_plan(url)
-    return settle(plan, url, client=client, trust_code=trust_code)
+    return _settle(plan, url, looks=is_first, client=client, trust_code=trust_code)
 
 
 def as_url(place: str | Path) -> str:

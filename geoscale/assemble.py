@@ -14,6 +14,7 @@ from geoscale.engine.block import Kernel
 from geoscale.engine.epochs import EpochJournal
 from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
+from geoscale.judging import with_judge
 from geoscale.memory import allowed_cpus
 from geoscale.models import (
     ModelSettings,
@@ -27,11 +28,13 @@ from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_of
+from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
 from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
 from geoscale.tasks.segmentation import Segmentation
+from geoscale.tasks.vote import Vote
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, EpochSink, Json, Sink, Source
+from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -57,7 +60,7 @@ def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
     template = OutputTemplate(
         geobox=plan.geobox,
         times=plan.times,
-        layers=make_task(plan).layers,
+        layers=(*make_task(plan).layers, *list_extra(plan)),
         block_px=block,
         chunk_px=chunk,
         classes=plan.card.output.classes if plan.change is None else CHANGE_CLASSES,
@@ -95,9 +98,19 @@ def make_journal(plan: InferencePlan, url: str, sink: Sink) -> Journal:
     return Journal(url)
 
 
-def make_task(plan: InferencePlan) -> Segmentation | NetworkChange | ClassChange:
+def list_extra(plan: InferencePlan) -> tuple[Layer, ...]:
+    """Layers that a plan's source gives, and the output stores beside the task's."""
+    names, passes = plan.source.get("layers", ()), plan.groups[0]
+    return describe_layers(names, sum(len(steps) for steps in passes))
+
+
+def make_task(
+    plan: InferencePlan,
+) -> Segmentation | NetworkChange | ClassChange | Vote:
     """Task that finishes a plan's scores."""
     change, stored = plan.change, plan.output.scores_dtype
+    if plan.votes:
+        return Vote(plan.card, plan.layers, stored)
     if change is None:
         return Segmentation(plan.card, plan.layers, stored)
     if change.sees_both:
@@ -165,15 +178,17 @@ def make_kernel(
     predictor = get_predictor(plan.card, settings)
     if threads is not None:
         limit_threads(threads)
+    found = source_of(plan) if source is None else source
     return Kernel(
         plan=plan,
-        source=source_of(plan) if source is None else source,
+        source=with_judge(found, plan, trust_code=trust_code, threads=threads),
         prepare=Preprocessor.from_card(plan.card, trust_code),
         predictor=predictor,
         task=make_task(plan),
         device_lock=device_lock(str(getattr(predictor, "device_name", "cpu"))),
         sink=sink,
         mask=_make_mask(plan),
+        extra=list_extra(plan),
         describe={"versions": handshake(), "model": predictor.describe()},
     )
 

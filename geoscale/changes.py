@@ -2,14 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from geoscale.card import ModelCard
+from geoscale.contrast.cards import (
+    comparison_card,
+    feature_card,
+    is_open,
+    method_of,
+)
 from geoscale.errors import CardError, JobError
-from geoscale.options import Change
+from geoscale.options import SAY_MODEL, Change
 from geoscale.passes import Passes, pair_neighbours, take_turns
 from geoscale.tasks.change import CLASS_OUTPUTS, NETWORK_OUTPUTS
 from geoscale.types import Json
+
+
+def choose_card(
+    asked: Change | None,
+    model: ModelCard | None,
+    list_bands: Callable[[], Sequence[str]],
+) -> ModelCard:
+    """Give the card of what is run: the model's, or that of a comparison.
+
+    Parameters
+    ----------
+    asked : Change or None
+        What the user chose.
+    model : ModelCard or None
+        The model, if one is named.
+    list_bands : callable
+        Bands of the imagery; asked only where nothing else names any.
+
+    Returns
+    -------
+    ModelCard
+        Of a comparison open: its numbers come from the job's pixels.
+
+    Raises
+    ------
+    JobError
+        If a model or a layer is missing, or something is said that the method has no
+        use for.
+    """
+    chosen = asked or Change()
+    if chosen.layer is not None and chosen.method != "features":
+        raise JobError("`change.layer` is for `change.method: features`; leave it out")
+    ours = chosen.is_compared or (model is not None and is_open(model))
+    if chosen.magnitude is not None and not ours:
+        raise JobError(
+            "`change.magnitude` is for `change.method: cva`, `irmad` or `features`; "
+            "say `change.threshold` for the least probability"
+        )
+    if chosen.method in ("cva", "irmad"):
+        if model is None:
+            return comparison_card(chosen.method, list_bands())
+        spec = model.input
+        return comparison_card(chosen.method, spec.bands, sensor=spec.sensor)
+    if model is None:
+        raise JobError(SAY_MODEL)
+    if chosen.method == "features":
+        if chosen.layer is None:
+            raise JobError(
+                "change.method features needs `change.layer`: the part of the model's "
+                "network whose output is compared, for instance encoder.layer2"
+            )
+        return feature_card(model, chosen.layer)
+    return model
+
+
+def refuse_zones_of(asked: Change | None, model: ModelCard | None) -> None:
+    """Refuse ``crs: utm`` where numbers of the whole area decide.
+
+    Raises
+    ------
+    JobError
+        If zones would find other numbers each.
+    """
+    chosen = asked or Change()
+    what = f"method: {chosen.method}" if chosen.is_compared else None
+    if model is not None and is_open(model):
+        what = f"method: {method_of(model)}"
+    if chosen.coregister == "shift":
+        what = "coregister: shift"
+    if what is not None:
+        raise JobError(
+            f"`change.{what}` takes numbers of the whole area; with `grid.crs: utm` "
+            "every zone would find its own, with seams between them: set grid.crs to "
+            "one CRS, EPSG:…, or make a job of each zone"
+        )
 
 
 def resolve_change(

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from geoscale.assemble import make_sink
+from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
@@ -70,6 +71,8 @@ class RunReport:
     """Failed attempts of this run."""
     missing_assets: int = 0
     """Assets that could not be had, whose pixels are nodata by the job's choice."""
+    unclear: tuple[str, ...] = ()
+    """Periods in which pixels with imagery have no clear view, and how many."""
     zones: dict[str, RunReport] = field(default_factory=dict)
     """Zone → its own report, where there are several; the rest is over all of them."""
 
@@ -101,6 +104,7 @@ class RunReport:
             lines.append(f"  {left:,} blocks left: run the same command again")
         if self.damaged:
             lines.append(f"  {self.damaged:,} stored objects damaged: geoscale repair")
+        lines += [f"  {text}" for text in self.unclear]
         if self.missing_assets:
             lines.append(
                 f"  {self.missing_assets:,} assets were missing, their pixels are "
@@ -166,7 +170,8 @@ def finish_run(
         Complete only if every stored byte is what was written.
     """
     sink, journal = make_sink(plan, url), Journal(url)
-    done = journal.read().done
+    ledger = journal.read()
+    done = ledger.done
     missing = sum(int(n) not in done for n in plan.numbers())
     complete, damaged = False, 0
     if not missing:
@@ -196,6 +201,7 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+        unclear=tuple(say_unclear(row) for row in list_unclear(plan, ledger)),
     )
 
 
@@ -232,6 +238,11 @@ def merge_reports(url: str, reports: Mapping[str, RunReport]) -> RunReport:
         stopped=next((report.stopped for report in each if report.stopped), ""),
         failures=sum(report.failures for report in each),
         missing_assets=sum(report.missing_assets for report in each),
+        unclear=tuple(
+            f"{zone}  {text}"
+            for zone, report in reports.items()
+            for text in report.unclear
+        ),
         zones=dict(reports),
     )
 

@@ -38,6 +38,7 @@ def describe_plan(
     """
     lines = [
         ("imagery", _imagery(plan)),
+        *_dates(plan),
         ("grid", _grid(plan)),
         ("model", _model(plan)),
         *_change(plan),
@@ -110,6 +111,22 @@ def _imagery(plan: InferencePlan) -> str:
     )
 
 
+def _dates(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say how scenes become images, where they do."""
+    source = plan.source
+    if source.get("kind") != "composite":
+        return []
+    votes, mask = source.get("votes"), source["mask"]
+    count = sum(len(one[-1]) for one in votes or source["periods"])
+    how = "each classified, then they vote" if votes else source["method"]
+    periods = len(votes or source["periods"])
+    said = f"{count} scenes in {periods} period{'s' * (periods > 1)}  {how}"
+    if mask is not None:
+        by = mask.get("model") or mask.get("asset")
+        said += f"  clear by {by}, {mask['dilate']} px dilated"
+    return [("dates", said)]
+
+
 def _grid(plan: InferencePlan) -> str:
     crs, affine = plan.geobox.crs, plan.geobox.affine
     unit = "deg" if crs is not None and crs.geographic else "m"
@@ -146,12 +163,62 @@ def _change(plan: InferencePlan) -> list[tuple[str, str]]:
     how = {
         "network": "by a network that sees both dates",
         "classes": "by comparing the classes of both dates",
+        "cva": "by change vectors on z-scored bands",
+        "irmad": "by iteratively reweighted multivariate alteration detection",
+        "features": "by the distance between features of both dates",
     }
     method = how.get(str(change.method), str(change.method))
     said = f"{dates}  {method}, from probability {change.threshold:g}"
     if not change.sees_both:
         said += f"  prior {change.prior:g}"
-    return [("change", said)]
+    return [("change", said), *(("learned", text) for text in describe_learned(plan))]
+
+
+def describe_learned(plan: InferencePlan) -> list[str]:
+    """Say what was learned of the whole area, or that it will be.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        The plan.
+
+    Returns
+    -------
+    list of str
+        A line each; empty where nothing is.
+    """
+    told = plan.statistics
+    if told is None:
+        if plan.is_learned:
+            return []
+        return ["numbers of the whole area: in a first pass, before the first block"]
+    lines = []
+    if "threshold" in told:
+        by = {"otsu": "by Otsu's method", "job": "given by the job"}[told["by"]]
+        text = f"{told['method']} threshold {told['threshold']:.3g} {by}"
+        if "pixels" in told:
+            text += f"  {told['pixels']:,} px of {count_places(told['places'])}"
+        if "rounds" in told:
+            found = ", ".join(f"{rho:.3f}" for rho in told["correlations"])
+            text += f"  {told['rounds']} rounds, correlations {found}"
+        lines.append(text)
+    return lines + [_shift(one, told) for one in told.get("shifts", ())]
+
+
+def count_places(number: int) -> str:
+    """Say how many places there are."""
+    return "1 place" if number == 1 else f"{number} places"
+
+
+def _shift(one: Json, told: Json) -> str:
+    ends = f"shift {one['from'][:10]} → {one['to'][:10]}"
+    if not one["places"]:
+        return f"{ends} not known: no place shows enough texture at both dates"
+    return (
+        f"{ends} {one['y']:+.2f} px along y, {one['x']:+.2f} px along x (spread "
+        f"{one['spread']:.2f} px over {count_places(one['places'])})"
+        + (", corrected" if "shifted" in told else "")
+    )
 
 
 def _patches(plan: InferencePlan) -> str:
@@ -189,9 +256,10 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 
 
 def _writes(plan: InferencePlan) -> str:
-    layers = ", ".join(plan.layers)
+    names = [*plan.layers, *plan.source.get("layers", ())]
+    layers = ", ".join(names)
     size = plan.grid.block_px
-    files = len(plan.numbers()) * len(plan.layers)
+    files = len(plan.numbers()) * len(names)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
         f"at most {_bytes(plan.output_bytes(count_planes(plan)))} in {files:,} files"
@@ -202,7 +270,9 @@ def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
     size = 2 if plan.output.scores_dtype == "float16" else 1
     wide = {"scores": size * len(plan.card.output.classes), "probability": size}
-    return sum(wide.get(name, 1) for name in plan.layers)
+    extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
+    wide["observations"] = 2
+    return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 
 def describe_time(pixels: int, mpx_per_s: float, cost: float | None) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
-from geoscale.options import Change, Inference, Output
+from geoscale.options import SAY_MODEL, Change, Inference, Output
 from geoscale.plain import read_yaml
 from geoscale.sources.settings import Grid, Imagery
 
@@ -31,8 +31,9 @@ class Job(BaseModel):
     """Where pixels come from."""
     grid: Grid = Grid()
     """Grid of the output; default: the imagery's own."""
-    model: str | dict[str, Any]
-    """Catalogue name, path or URL of a card, or a card's fields."""
+    model: str | dict[str, Any] | None = None
+    """Catalogue name, path or URL of a card, or a card's fields; some ways to find
+    change need none."""
     task: TaskName | None = None
     """What to make; default: what the model is for."""
     change: Change | None = None
@@ -101,16 +102,23 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
         job = Job.model_validate(dict(data))
     except ValidationError as err:
         raise JobError(f"{where}: {explain_validation(err, Job)}") from None
+    if job.model is None and not (job.change and job.change.needs_no_model):
+        raise JobError(f"{where}: {SAY_MODEL}")
     imagery = {
         name: _absolute(value, base)
         for name, value in job.imagery.model_dump(exclude_unset=True).items()
         if name in ("items", "zarr", "files")
     }
+    mask = job.imagery.mask
+    if mask is not None and mask.model is not None:
+        imagery["mask"] = mask.model_copy(
+            update={"model": _card_path(mask.model, base)}
+        )
     aoi = job.grid.aoi  # GeoJSON in the job itself holds words, no paths
     grid = {"aoi": _absolute(aoi, base)} if isinstance(aoi, str) else {}
     model = job.model
-    if isinstance(model, str) and model.lower().endswith((".yaml", ".yml", ".json")):
-        model = _absolute(model, base)
+    if isinstance(model, str):
+        model = _card_path(model, base)
     output = {"to": _absolute(job.output.to, base)}
     return job.model_copy(
         update={
@@ -120,6 +128,12 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
             "output": job.output.model_copy(update=output),
         }
     )
+
+
+def _card_path(model: str, base: Path) -> str:
+    """Anchor a card's file; names of the catalogue stay."""
+    is_file = model.lower().endswith((".yaml", ".yml", ".json"))
+    return str(_absolute(model, base)) if is_file else model
 
 
 def _absolute(value: Any, base: Path) -> Any:

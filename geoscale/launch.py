@@ -200,6 +200,9 @@ def count_processes(client: Client) -> int:
     this number, kernels from threads, and the last bits of a score from kernels.
     """
     workers = wait_for_workers(client)
+    # jobs of a batch system have cores of their own, whoever shares their host
+    if of_a_job := getattr(client.cluster, "job_processes", None):
+        return int(of_a_job)
     hosts = Counter(urlsplit(address).hostname for address in workers)
     return max(*hosts.values(), count_local_workers(client))
 
@@ -255,7 +258,9 @@ def check_room(plan: InferencePlan, url: str) -> None:
 def describe_run(plan: InferencePlan, client: Client | None) -> Json:
     """Provenance of a run: versions, where, how precise (guarantee G15)."""
     workers = None if client is None else len(wait_for_workers(client))
-    return {
+    learned = plan.statistics or {}
+    more = {"learned": {k: v for k, v in learned.items() if k != "of"}}
+    return (more if learned else {}) | {
         "model": plan.card.name,
         "model_sha256": plan.weights_sha256,
         "runtime": plan.inference.runtime,

@@ -198,12 +198,20 @@ def _read_limit(file: Path) -> int | None:
 
 
 def allowed_cpus(
-    *, root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup"
+    *,
+    environ: Mapping[str, str] | None = None,
+    root: str = "/sys/fs/cgroup",
+    own: str = "/proc/self/cgroup",
 ) -> int:
     """Whole CPUs that this process may use: its affinity and its cgroup's quota.
 
+    In a batch job it is no more than what the job asked for (``GEOSCALE_CPUS``), though
+    the batch system may leave it all of the host.
+
     Parameters
     ----------
+    environ : mapping, optional
+        Environment; default the process's own.
     root, own : str
         Where the kernel shows cgroups; other places are for tests.
 
@@ -223,6 +231,9 @@ def allowed_cpus(
             continue
         if quota != "max":
             cpus = min(cpus, int(quota) / int(period))
+    asked = (os.environ if environ is None else environ).get("GEOSCALE_CPUS", "")
+    if asked.isdigit():
+        cpus = min(cpus, int(asked))
     return max(1, int(cpus))
 
 

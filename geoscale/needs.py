@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.card import ModelCard
 from geoscale.memory import (
     COMPOSITE_BYTES,
     SHARED_BYTES,
@@ -48,12 +49,14 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     channels, classes = plan.card.input.channels, len(plan.card.output.classes)
     core = plan.grid.core(0)
     read = plan.lattice.read_window(plan.grid.middle())
+    # a network of pairs holds what it made of one date while it looks at the other
+    alive = ACTIVATIONS * (1 if plan.card.input.pair is None else 2)
     need = project_block_memory(
         (channels, *read.shape),
         (classes, *core.shape),
         itemsize=max(plan.itemsize, 4),
         channels=channels,
-        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + ACTIVATIONS),
+        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + alive),
         reserved=RESERVED_BYTES,
         in_flight=plan.in_flight,
     )
@@ -62,11 +65,31 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
         held = plan.in_flight * classes * core.size * 4
         need = replace(need, merged=need.merged + held)
     shared = SHARED_BYTES if plan.inference.merge == "blend" else 0
-    if plan.source.get("kind") == "composite":
+    if "periods" in plan.source:
         # the dates of a strip, and one date beside its sum or its best
         read_bytes = channels * int(np.prod(read.shape)) * 4
         shared += plan.in_flight * (2 * COMPOSITE_BYTES + 4 * read_bytes)
+        shared += _judge_bytes(plan, read.size)
+    if plan.votes:
+        # a number for each class, and their shares once all have voted
+        held = plan.in_flight * classes * core.size * 6
+        need = replace(need, merged=need.merged + held)
     return replace(need, cache=TILE_CACHE_BYTES + shared)
+
+
+def _judge_bytes(plan: InferencePlan, read_px: int) -> int:
+    """Bound what the model of a mask takes beside the one of the job, in bytes."""
+    judging = plan.source.get("judging")
+    if judging is None:
+        return 0
+    card, chosen = ModelCard.from_dict(judging["card"]), judging["inference"]
+    channels, classes = card.input.channels, len(card.output.classes)
+    # it reads up to a patch beyond what is asked for, on every side
+    grown = (int(read_px**0.5) + 2 * chosen["patch"]) ** 2
+    batch_px = chosen["batch"] * chosen["patch"] ** 2
+    batch = batch_px * 4 * (channels + 2 * classes + ACTIVATIONS)
+    block = grown * 4 * (4 * channels + 2 * classes + 2)
+    return int(batch + SHARED_BYTES + plan.in_flight * (block + COMPOSITE_BYTES))
 
 
 def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:

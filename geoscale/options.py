@@ -17,8 +17,13 @@ from geoscale.blend import Taper
 from geoscale.patches import Merge
 
 Runtime = Literal["native", "auto", "torch", "compile", "openvino", "onnx"]
-Method = Literal["network", "classes"]
+Method = Literal["network", "classes", "cva", "irmad", "features"]
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
+
+SAY_MODEL = (
+    "`model` is missing: name one, or find change without a model by `task: change` "
+    "and `change.method: cva` or `irmad`"
+)
 
 
 class Inference(BaseModel):
@@ -76,7 +81,9 @@ class Change(BaseModel):
 
     method: Method | None = None
     """``network``: one that takes both dates, of a card of task change; ``classes``:
-    both dates are classified, and compared. Default: by the card."""
+    both dates are classified, and compared; ``cva``, ``irmad``: change vectors,
+    multivariate alteration detection, no model needed; ``features``: what a layer of
+    the model sees at both dates. Default: by the card."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Least probability at which a pixel counts as changed."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -84,6 +91,23 @@ class Change(BaseModel):
     min_confidence: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Least score that both dates' classes need, for a pixel to count as changed; for
     ``classes``."""
+    magnitude: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Magnitude of probability 1/2, for ``cva``, ``irmad`` and ``features``; default:
+    Otsu's threshold of the whole area."""
+    layer: str | None = None
+    """Part of the model's network whose output ``features`` compares."""
+    coregister: Literal["none", "report", "shift"] = "report"
+    """Whether the shift between the dates is looked for, and corrected."""
+
+    @property
+    def needs_no_model(self) -> bool:
+        """Whether nothing but the pixels is needed."""
+        return self.method in ("cva", "irmad")
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether numbers come from the job's own pixels, not from a trained model."""
+        return self.method in ("cva", "irmad", "features")
 
     @property
     def sees_both(self) -> bool:

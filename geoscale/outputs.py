@@ -11,6 +11,7 @@ from geoscale.api import as_url, run
 from geoscale.assemble import make_sink
 from geoscale.ending import RunReport, merge_reports
 from geoscale.engine.journal import Journal
+from geoscale.engine.pulse import find_progress
 from geoscale.engine.verify import Damage, Verification, verify_blocks
 from geoscale.errors import OutputError
 from geoscale.plans import InferencePlan
@@ -49,19 +50,38 @@ def status(output: str | Path) -> Json:
     if told is not None:
         return _status_of_zones(url, told)
     journal, stored = _stored(url)
-    ledger = journal.read()
-    total = len(stored.numbers())
     return {
         "output": journal.url,
         "plan_hash": stored.hash,
         "model": stored.card.name,
-        "blocks": total,
-        "done": len(ledger.done),
-        "left": total - len(ledger.done),
-        "failed": {stored.grid.name(n): f for n, f in sorted(ledger.failed.items())},
-        "complete": journal.final() is not None,
-        "runs": ledger.epoch,
+        **find_progress(journal, stored),
     }
+
+
+def load_begun(output: str | Path) -> tuple[InferencePlan, str]:
+    """Load the plan that an output was begun with.
+
+    Parameters
+    ----------
+    output : str or path
+        The output.
+
+    Returns
+    -------
+    InferencePlan, str
+        The plan, and the output as workers see it.
+
+    Raises
+    ------
+    OutputError
+        If nothing was begun there, or several UTM zones were.
+    """
+    if read_zones(as_url(output)) is not None:
+        raise OutputError(
+            f"{redact(str(output))} has several zones: go on with its job file"
+        )
+    journal, stored = _stored(output)
+    return stored, journal.url
 
 
 def verify(output: str | Path) -> Verification:

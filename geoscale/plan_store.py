@@ -194,6 +194,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),
         tuning=stored["tuning"],
+        statistics=stored.get("statistics"),
         job=stored["job"],
         home=home,
     )

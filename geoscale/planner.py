@@ -85,7 +85,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
             f"({', '.join(card.input.bands)}), the stack supplies {len(source.bands)} "
             f"({', '.join(source.bands)})"
         )
-    groups = group_steps(change, source.times, card)
+    spec = source.spec()
+    groups = _group(spec, change, source, card)
     height, width = (int(n) for n in source.geobox.shape)
     chosen = resolve_inference(asked, card, (height, width))
     assert chosen.block is not None
@@ -97,7 +98,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
         )
     grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
-        source=source.spec(),
+        source=spec,
         card=card,
         weights_sha256=weights_sha256,
         code_sha256=code_sha256,
@@ -112,13 +113,29 @@ def make_plan(  # noqa: PLR0913  (all by name)
         ),
         change=change,
         itemsize=int(source.dtype.itemsize),
-        states=find_states(grid, source, groups, area),
+        states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
         aoi=None if area is None else area.geometry,
         notes=tuple(_notes(source, card, (height, width), chosen)),
         asked=asked if asked.is_measured else None,
     )
     plan.validate()
     return plan
+
+
+def _group(
+    spec: Json, change: Change | None, source: Source, card: ModelCard
+) -> Sequence[Passes]:
+    """Tell the passes of each time step of the output."""
+    if "votes" not in spec:
+        return group_steps(change, source.times, card)
+    if change is not None or card.input.frames > 1:
+        raise CardError(
+            "composite vote is for models that classify one date, and for maps of "
+            f"classes; `{card.name}` takes {card.input.frames}, the job makes "
+            f"{'classes' if change is None else 'change'}: choose median, or another "
+            "composite"
+        )
+    return [tuple((step,) for step in steps) for _, _, steps in spec["votes"]]
 
 
 def resolve_inference(
@@ -178,7 +195,7 @@ def resolve_inference(
 def _default_stride(patch: int, merge: str, needs: Patch) -> int:
     step = needs.alignment
     if merge == "crop":
-        ring = round_up(needs.halo or patch // 8, step)
+        ring = round_up(patch // 8 if needs.halo is None else needs.halo, step)
         return max(step, (patch - 2 * ring) // step * step)
     # An eleventh: more overlap costs time and mends nothing on the cloud model's
     # scene, none shows in accuracy and seams; `python -m benchmarks strides`.
@@ -200,7 +217,12 @@ def _default_block(stride: int, merge: str, shape: tuple[int, int]) -> int:
 
 
 def find_states(
-    grid: BlockGrid, source: Source, groups: Sequence[Passes], area: Area | None
+    grid: BlockGrid,
+    source: Source,
+    groups: Sequence[Passes],
+    area: Area | None,
+    *,
+    any_will_do: bool = False,
 ) -> NDArray[np.uint8]:
     """Tell which blocks are to be run; reads nothing.
 
@@ -215,6 +237,8 @@ def find_states(
         of must be covered.
     area : Area or None
         Area of interest.
+    any_will_do : bool
+        Whether one of those time steps is enough.
 
     Returns
     -------
@@ -222,10 +246,14 @@ def find_states(
         `RUN`, `OUTSIDE` or `NO_ITEM`.
     """
     ys, xs = grid.edges()
-    covered = np.ones(grid.counts, bool)
+    covered = np.full(grid.counts, not any_will_do)
     for time, passes in enumerate(groups):
         for step in join_steps(passes):
-            covered[time] &= source.covers_cells(ys, xs, step)
+            found = source.covers_cells(ys, xs, step)
+            if any_will_do:
+                covered[time] |= found
+            else:
+                covered[time] &= found
     states = np.where(covered, RUN, NO_ITEM)
     if area is not None:
         states[:, ~area.touches(ys, xs)] = OUTSIDE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from geoscale.card import ModelCard
 from geoscale.changes import group_steps
 from geoscale.chunks import BlockGrid
+from geoscale.contrast.cards import is_open
 from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
 from geoscale.memory import BlockMemory
 from geoscale.needs import project_memory
@@ -83,6 +84,9 @@ class InferencePlan:
     """What the user chose, where something of it is to be measured; not hashed."""
     tuning: Json | None = None
     """What was measured to choose, with figures; not hashed."""
+    statistics: Json | None = None
+    """What was learned of the whole area, with figures; not hashed: numbers that decide
+    something are in the card."""
     job: str | None = field(default=None, compare=False)
     """Digest of what the job that was planned says; not hashed."""
     live: Source | None = field(default=None, compare=False, repr=False)
@@ -108,13 +112,26 @@ class InferencePlan:
         return self.output.layers
 
     @property
+    def votes(self) -> Sequence[Any]:
+        """Name, label and time steps of each period whose scenes vote."""
+        found: Sequence[Any] = self.source.get("votes", ())
+        return found
+
+    @property
     def times(self) -> tuple[str, ...]:
-        """Label of every time step of the output: that of its newest frame."""
+        """Label of every time step of the output: that of its newest frame.
+
+        Where scenes vote: where their period begins.
+        """
+        if self.votes:
+            return tuple(label for _, label, _ in self.votes)
         return tuple(self.source_times[self.newest(t)] for t in range(len(self.groups)))
 
     @cached_property
     def groups(self) -> tuple[Passes, ...]:
         """Passes of every time step of the output, by time steps of the stack."""
+        if self.votes:
+            return tuple(tuple((s,) for s in steps) for _, _, steps in self.votes)
         return group_steps(self.change, self.source_times, self.card)
 
     def newest(self, time: int) -> int:
@@ -326,6 +343,7 @@ class InferencePlan:
             "notes": list(self.notes),
             "asked": None if self.asked is None else self.asked.model_dump(mode="json"),
             "tuning": self.tuning,
+            "statistics": self.statistics,
             "job": self.job,
         }
 
@@ -339,6 +357,8 @@ class InferencePlan:
         free = {"device", "in_flight", "min_agreement", "epoch_s"}
         inference = {k: v for k, v in data["inference"].items() if k not in free}
         output = {k: v for k, v in data["output"].items() if k not in free}
+        if self.change is not None and self.change.coregister != "shift":
+            del data["change"]["coregister"]
         change = {"change": data["change"]} if "change" in data else {}
         return change | {
             "result version": RESULT_VERSION,
@@ -362,7 +382,13 @@ class InferencePlan:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is left to be measured before the first block."""
-        return self.asked is None or self.tuning is not None
+        return self.is_learned and (self.asked is None or self.tuning is not None)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether no number of the whole area is missing; see `geoscale.learn`."""
+        shifts = self.change is not None and self.change.coregister == "shift"
+        return self.statistics is not None or not (is_open(self.card) or shifts)
 
 
 def _digest(data: Any) -> str:

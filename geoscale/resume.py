@@ -15,6 +15,7 @@ from geoscale.assemble import hash_card_code
 from geoscale.card import ModelCard
 from geoscale.engine.journal import Journal
 from geoscale.job import Job
+from geoscale.judging import find_judging
 from geoscale.models import resolve_weights
 from geoscale.plans import RESULT_VERSION, InferencePlan
 
@@ -55,6 +56,8 @@ def mark_job(job: Job, card: ModelCard) -> str | None:
     }
     if job.change is not None:
         told["change"] = job.change.model_dump(mode="json")
+    if (judging := find_judging(job.imagery.mask)) is not None:
+        told["judging"] = judging.to_json()
     if None in (told["items"], told["area"]):
         return None
     text = json.dumps(told, sort_keys=True, default=str)

@@ -142,6 +142,16 @@ def as_source(stack: Any, card: ModelCard) -> Source:
     return found
 
 
+def list_bands(stack: Any) -> tuple[str, ...]:
+    """Names of the bands of a stack, in their order; see `as_source`."""
+    _, source = recall(stack)
+    if source is None:
+        is_array = hasattr(stack, "dims")
+        source = open_source(parse_imagery({"array": stack})) if is_array else stack
+    bands: tuple[str, ...] = source.bands
+    return bands
+
+
 def recall(stack: Any) -> tuple[Imagery | None, Any]:
     """Give what an unchanged stack from `open_stack` was opened from.
 

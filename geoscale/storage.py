@@ -133,6 +133,17 @@ class Folder:
         self._ask(lambda: self._put(target, data))
         TRAFFIC.add(len(data))
 
+    def put_file(self, name: str, path: Path) -> None:
+        """Store a local file as an object of another store, in pieces if it is large.
+
+        Raises
+        ------
+        StoreError
+            If the store failed as often as it was asked.
+        """
+        target = f"{self.path}/{name}"
+        self._ask(lambda: self._fs.put_file(str(path), target))
+
     def create(self, name: str, data: bytes) -> bool | None:
         """Store an object unless there is one of that name.
 

@@ -7,7 +7,7 @@ introduces them. Contracts are prose here and tests in `geoscale.testing`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,10 @@ class Pixels:
     """(time, y, x), True where every band holds a usable value."""
     missing: tuple[Missing, ...] = ()
     """Assets that could not be had, where the job allows that."""
+    shown: Bool | None = None
+    """(time, y, x), True where there is imagery, be it of clouds; None: as `valid`."""
+    layers: Mapping[str, Array] = field(default_factory=dict)
+    """(time, y, x) each: what the output stores of the source's."""
 
 
 @runtime_checkable
@@ -150,7 +154,7 @@ class Task(Protocol):
         ...
 
     @property
-    def on_device(self) -> LayerSpec | None:
+    def on_device(self) -> LayerSpec | ChangeSpec | None:
         """What `finish` does, where a device can do it; None: only here."""
         ...
 
@@ -177,6 +181,20 @@ class LayerSpec:
     """Scores in [0, 1] are stored as whole numbers from 0 to this."""
     nodata: int
     """Stored where not valid; NaN in float16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeSpec:
+    """How scores of unchanged and changed become layers: enough for a device."""
+
+    threshold: float
+    """Least score of what counts as changed."""
+    probability: str
+    """``uint8`` or ``float16``: how that score is stored; empty: not at all."""
+    steps: int
+    """As in `LayerSpec`."""
+    nodata: int
+    """As in `LayerSpec`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +227,7 @@ class CanvasSpec:
     """Weights of one patch that is blended, (y, x); None: patches are cropped."""
     pixels: PixelSpec | None
     """How pixels become input; None: they are input, (1, channel, y, x)."""
-    layers: LayerSpec
+    layers: LayerSpec | ChangeSpec
     """How scores become layers."""
 
 
@@ -227,8 +245,7 @@ class Canvas(Protocol):
     def run(self, patches: Sequence[tuple[Window, Window]], keep: Bool) -> bool:
         """Run patches (window, what it gives) and finish the pixels of `keep`.
 
-        Work may still be under way on the device. False: its memory does not do,
-        and the block must be made without a canvas.
+        Work may still be under way. False: the device's memory does not do.
         """
         ...
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
 
 from geoscale.redaction import redact
 
@@ -50,8 +50,18 @@ def nearest_key(loc: Sequence[Any], model: type[BaseModel]) -> str:
         current = _field_model(current, part) if current else None
     if current is None:
         return ""
-    known = list(current.model_fields)
+    known = [
+        word for name in current.model_fields for word in _spellings(current, name)
+    ]
     return suggest(str(loc[-1]), known) or f"; known are {', '.join(known)}"
+
+
+def _spellings(model: type[BaseModel], name: str) -> list[str]:
+    """Words under which a field may be given."""
+    alias = model.model_fields[name].validation_alias
+    return (
+        [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else [name]
+    )
 
 
 def _field_model(model: type[BaseModel], name: Any) -> type[BaseModel] | None:

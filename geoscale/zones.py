@@ -20,6 +20,7 @@ from geoscale.engine.stopping import Stop
 from geoscale.errors import EmptyPlanError, JobError, OutputError, PlanError
 from geoscale.explain import describe_time
 from geoscale.job import Job
+from geoscale.judging import find_judging
 from geoscale.launch import plan_source
 from geoscale.options import Output
 from geoscale.planner import resolve_inference
@@ -193,6 +194,7 @@ def plan_zones(job: Job, card: ModelCard, url: str, mark: str | None) -> ZonePla
         sensor=card.input.sensor,
         # a network's context is less than a patch, whatever the size of the grid
         margin_px=resolve_inference(job.inference, card, (1, 1)).patch or 0,
+        judging=find_judging(job.imagery.mask),
     )
     plans: dict[str, InferencePlan] = {}
     empty = []

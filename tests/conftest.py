@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 # OpenVINO reports its import over the network; geoscale stops that, but a test may
@@ -48,3 +50,17 @@ def proof(record_property):
             record_property(name, value)
 
     return record
+
+
+@pytest.fixture(scope="session")
+def taizhou(data_dir):
+    """Both dates, (band, y, x) float32, and labels: 1 changed, 0 not, -1 unknown."""
+    rasterio = pytest.importorskip("rasterio")
+    found = []
+    for name in ("2000TM", "2003TM", "change.bmp", "unchanged.bmp"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(data_dir / "taizhou" / name) as file:
+                found.append(file.read())
+    labels = np.where(found[2][0] > 0, 1, np.where(found[3][0] > 0, 0, -1))
+    return found[0].astype(np.float32), found[1].astype(np.float32), labels

@@ -186,6 +186,21 @@ def test_post_classification_is_that_of_two_maps():
     assert (differ & (want < 0.5)).any()
 
 
+def test_both_dates_must_be_sure_where_that_is_asked():
+    source, layers = scene((40, 40), times=2), ("change", "from_class", "to_class")
+    before, after = (d.max(0) for d in FakePredictor().predict(source.data))
+    found = [
+        run_blocks(
+            source, toy_card(), FakePredictor(), Change(threshold=0.1, **more),
+            block=40, patch=48, stride=44, output=Output(layers=layers),
+        )[1]
+        for more in ({}, {"min_confidence": 0.45})
+    ]  # fmt: skip
+    every, some = (one["change"][0] == 1 for one in found)
+    np.testing.assert_array_equal(some, every & (np.minimum(before, after) >= 0.45))
+    assert 0 < some.sum() < every.sum()
+
+
 def test_probability_of_change_is_bayes_rule():
     rng = np.random.default_rng(1)
     before, after = rng.dirichlet(np.ones(5), (2, 30)).transpose(0, 2, 1)[..., None]

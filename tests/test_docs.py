@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from geoscale.card import ModelCard
-from geoscale.job import load_job
+from geoscale.job import load_job, parse_job
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -64,8 +64,28 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    text = blocks(ROOT / "docs" / "models.md", "yaml")[0]
-    assert ModelCard.from_dict(yaml.safe_load(text)).input.channels == 4
+    one, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
+    assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
+
+
+def test_the_job_of_the_change_page_is_a_job(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(blocks(ROOT / "docs" / "change.md", "yaml")[0])
+    job = load_job(path)
+    assert (job.task, job.change.threshold) == ("change", 0.5)
+    assert list(job.imagery.periods) == ["before", "after"]
+
+
+def test_the_jobs_of_the_change_page_are_jobs(tmp_path):
+    texts = blocks(ROOT / "docs" / "change.md", "yaml")
+    least = {"imagery": {"files": "*.tif"}, "output": "x"}
+    jobs = [
+        parse_job(least | yaml.safe_load(text), where="change.md", base=tmp_path)
+        for text in texts
+    ]
+    methods = [job.change.method for job in jobs]
+    assert methods == [None, "irmad", "features"]
 
 
 def test_the_makefile_has_the_readmes_words():
@@ -73,3 +93,20 @@ def test_the_makefile_has_the_readmes_words():
     named = set(re.findall(r"make (\w+)", (ROOT / "README.md").read_text()))
     assert named <= set(words)
     assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
+
+
+def test_the_script_of_the_page_on_batch_systems_is_the_one_that_is_submitted():
+    from geoscale.clusters import Script, load_profile, write_script
+
+    page = ROOT / "docs" / "hpc.md"
+    fields = yaml.safe_load(blocks(page, "yaml")[0])
+    profile = load_profile({**fields, "python": "/opt/geoscale/bin/python"})
+    folder = "/scratch/me/map.zarr/.geoscale/jobs"
+    script = Script(
+        kind="driver",
+        name="geoscale-map",
+        what="/home/me/job.yaml",
+        cluster=f"{folder}/cluster.yaml",
+        folder=folder,
+    )
+    assert blocks(page, "text")[0] == write_script(profile, script)

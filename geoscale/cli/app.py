@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoscale.cli import evaluation, look, models, work
+from geoscale.cli import clusters, evaluation, look, models, results, work
 from geoscale.cli.say import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -95,6 +95,8 @@ for command, panel, example in (
     (work.demo, RUN, "geoscale demo --to geoscale-demo"),
     (work.plan, RUN, "geoscale plan job.yaml --mpx-per-s 2 --cost-per-hour 3.5"),
     (work.run, RUN, "geoscale run job.yaml --cluster 2"),
+    (clusters.submit, RUN, "geoscale submit job.yaml --cluster slurm.yaml"),
+    (clusters.cancel, RUN, "geoscale cancel out.zarr"),
     (work.repair, RUN, "geoscale repair out.zarr"),
     (work.export, RUN, "geoscale export out.zarr --to cogs"),
     (look.status, SEE, "geoscale status out.zarr --json"),
@@ -105,8 +107,15 @@ for command, panel, example in (
         SEE,
         "geoscale evaluate out.zarr --reference labels.tif --ignore -1",
     ),
+    (
+        results.polygons,
+        SEE,
+        "geoscale polygons change.zarr --min-area 0.5ha --to change.gpkg",
+    ),
+    (results.transitions, SEE, "geoscale transitions change.zarr"),
     (look.doctor, SEE, "geoscale doctor --cluster clusters/local.yaml"),
     (look.schema, SEE, "geoscale schema > job.schema.json"),
 ):
     app.command(rich_help_panel=panel, epilog=f"Example:  {example}")(command)
+app.add_typer(clusters.app, name="cluster", rich_help_panel=SEE)
 app.add_typer(models.app, name="models", rich_help_panel=SEE)

@@ -113,7 +113,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
     }
     with open_client(choose_profile(cluster, workers), 2) as client:
         found = evaluate_map(output, reference, client=client, **options)  # type: ignore[arg-type]
-    files = found.write(to or _beside(output))
+    files = found.write(to or beside(output))
     _show(found, files, as_json)
 
 
@@ -149,9 +149,9 @@ def _number(text: str | None) -> float | str | None:
         raise JobError(f"--nodata {text}: write a number, or none") from None
 
 
-def _beside(output: str) -> Path:
+def beside(output: str, what: str = "evaluation") -> Path:
     """Folder beside a local map, else in the working folder."""
     name = output.rstrip("/").rpartition("/")[2]
     stem = name.removesuffix(".zarr").removesuffix(".tif")
     parent = Path.cwd() if "://" in output else Path(output).expanduser().parent
-    return parent / f"{stem}-evaluation"
+    return parent / f"{stem}-{what}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoscale.cli.models import AsJson
+from geoscale.cli.progress import format_seconds
 from geoscale.cli.say import say, say_json, style
 from geoscale.cli.work import Cluster, OutArg
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def status(output: OutArg, as_json: AsJson = False) -> None:
-    """Say where a run stands; exit code 0 if complete, else 3."""
-    from geoscale import outputs
+    """Say where a run stands, and its batch jobs; exit code 0 if complete, else 3."""
+    from geoscale.submitted import describe
 
-    found = outputs.status(output)
+    found = describe(output)
     if as_json:
         say_json(found)
     else:
@@ -111,7 +112,7 @@ def doctor(
         say_json([dataclasses.asdict(finding) for finding in findings])
     else:
         for one in findings:
-            say("\n".join(_describe_finding(one)))
+            say("\n".join(describe_finding(one)))
         say(f"\n{len(bad)} wrong" if bad else "\nnothing wrong")
     raise typer.Exit(2 if bad else 0)
 
@@ -124,7 +125,8 @@ def schema() -> None:
     say_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **found})
 
 
-def _describe_finding(one: Finding) -> list[str]:
+def describe_finding(one: Finding) -> list[str]:
+    """Say what the doctor found, and what to do, in lines of the terminal's width."""
     import shutil
     import textwrap
 
@@ -149,10 +151,18 @@ def _describe_status(found: dict[str, Any]) -> list[str]:
             f"  plan    {found['plan_hash'][:12]}",
             f"  blocks  {done}; run {times}",
         ]
+    if "blocks_per_s" in found:
+        left = format_seconds(found["left_s"])
+        lines.append(f"  rate    {found['blocks_per_s']:.2f} blocks/s, {left} left")
     lines += [
         f"  failed  {name}: {why['error']}" for name, why in found["failed"].items()
     ]
-    if not found["complete"]:
+    for job in found.get("jobs", ()):
+        name = f"{job['kind']} {job['id']}"
+        lines.append(f"  job     {name}  {job['state']}")
+    if found.get("jobs") and not found["complete"]:
+        lines += [found["advice"]] if "advice" in found else []
+    elif not found["complete"]:
         lines.append("go on with the same `geoscale run`")
     return lines
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from geoscale.cli.interrupt import interruptible
 from geoscale.cli.models import AsJson
 from geoscale.cli.progress import format_seconds, show_progress
 from geoscale.cli.say import say, say_json
+from geoscale.durations import parse_duration
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -104,7 +104,7 @@ def plan(
     ] = None,
     measure: Annotated[
         bool,
-        typer.Option(help="Measure here what the job leaves to `auto`."),
+        typer.Option(help="Measure here what the job leaves open."),
     ] = True,
     trust_code: Trust = False,
     accept_license: Accept = False,
@@ -112,7 +112,8 @@ def plan(
 ) -> None:
     """Check a job and say what it will read, run and write.
 
-    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`.
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, or finds
+    change by statistics of the whole area.
     """
     from geoscale.launch import allowed_worker_bytes
 
@@ -133,7 +134,9 @@ def plan(
 
 
 def run(  # noqa: PLR0913, PLR0917  (options of the command)
-    job: JobFile,
+    job: Annotated[
+        str, typer.Argument(help="Job file, YAML, or an output.", metavar="JOB")
+    ],
     cluster: Cluster = None,
     workers: Workers = None,
     shard: Annotated[
@@ -156,20 +159,31 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
     ] = False,
     trust_code: Trust = False,
     accept_license: Accept = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch",
+            help="As a batch job: over at the deadline, whatever is in flight; exit "
+            "code 75 only where blocks were made, 0 for a part that is done.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a job, or go on where it stopped: the same command does both.
 
     Without --cluster the blocks run in this process. SIGTERM and SIGUSR1 finish the
-    blocks in flight and end with exit code 75: hand the same command in again.
+    blocks in flight and end with exit code 75: hand the same command in again. Instead
+    of a job, an output that was begun may be named.
     """
     from geoscale import api
+    from geoscale.cli.batch import Watch
     from geoscale.engine.stopping import Stop
 
     part, profile = _parse_shard(shard), choose_profile(cluster, workers)
-    stop = Stop(None if deadline is None else parse_duration(deadline))
+    due_s = None if deadline is None else parse_duration(deadline)
+    stop, watch = Stop(due_s), Watch(due_s if batch else None)
     again = "interrupted; the same command goes on where this one stopped"
-    with interruptible(again, stop):
+    with watch.held(), interruptible(again, stop):
         made, output = _plan(job, measure=False, accept_license=accept_license)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
@@ -185,10 +199,10 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
                     shard=part,
                     only_quarantined=only_quarantined,
                     trust_code=trust_code,
-                    progress=progress,
+                    progress=watch.follow(progress),
                     stop=stop,
                 )
-    _end(report, as_json)
+    _end(report, as_json, watch.end(report, part) if batch else report.exit_code)
 
 
 def repair(
@@ -238,16 +252,22 @@ def _settle(
 ) -> Plans:
     from geoscale import api
 
-    say("measuring what the job leaves to `auto` …", err=True)
+    say("measuring what the job leaves open …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 
 def _plan(
-    job: Path, *, measure: bool, trust_code: bool = False, accept_license: bool = False
+    job: str | Path,
+    *,
+    measure: bool,
+    trust_code: bool = False,
+    accept_license: bool = False,
 ) -> tuple[Plans, str]:
-    from geoscale import api
+    from geoscale import api, outputs
     from geoscale.errors import OutputError
 
+    if "://" in str(job) or Path(job).is_dir():
+        return outputs.load_begun(str(job))
     loaded = api.load_job(job)
     if accept_license:
         how = loaded.inference.model_copy(update={"accept_license": True})
@@ -325,47 +345,10 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(parts)
 
 
-def parse_duration(text: str) -> float:
-    """Read a time such as ``3h50m``, ``90m`` or ``5400`` as seconds.
-
-    Parameters
-    ----------
-    text : str
-        Days, hours, minutes and seconds in this order, or plain seconds.
-
-    Returns
-    -------
-    float
-        Seconds, above 0.
-
-    Raises
-    ------
-    JobError
-        If it is no such time.
-
-    Examples
-    --------
-    >>> parse_duration("3h50m"), parse_duration("90"), parse_duration("1d")
-    (13800.0, 90.0, 86400.0)
-    """
-    from geoscale.errors import JobError
-
-    found = re.fullmatch(
-        r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
-    )
-    parts = found.groups() if found else ()
-    units = (86_400, 3_600, 60, 1)
-    seconds = sum(
-        float(n) * unit for n, unit in zip(parts, units, strict=False) if n is not None
-    )
-    if not seconds:
-        raise JobError(f"--deadline {text}: write a time such as 3h50m, 90m or 5400s")
-    return float(seconds)
-
-
-def _end(report: RunReport, as_json: bool) -> None:
+def _end(report: RunReport, as_json: bool, code: int | None = None) -> None:
+    code = report.exit_code if code is None else code
     if as_json:
-        say_json({**dataclasses.asdict(report), "exit_code": report.exit_code})
+        say_json({**dataclasses.asdict(report), "exit_code": code})
     else:
         say(f"\n{report}")
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(code)

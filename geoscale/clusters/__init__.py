@@ -1,25 +1,50 @@
 """Clusters: profiles to a Dask client; with the engine's, the only door to Dask."""
 
 from geoscale.clusters.asking import ask_scheduler, ask_workers
+from geoscale.clusters.batch import BatchProfile, HTCondorProfile, Shape
 from geoscale.clusters.connecting import DASK_SETTINGS, connect
+from geoscale.clusters.jobqueue import check_jobs, find_own_job, write_worker_script
 from geoscale.clusters.local import count_local_workers
 from geoscale.clusters.profiles import (
-    LATER,
     LocalProfile,
     Profile,
     SchedulerProfile,
+    find_shipped,
     load_profile,
+)
+from geoscale.clusters.queues import GONE, QUEUES, UNKNOWN, JobState
+from geoscale.clusters.scripts import (
+    Kind,
+    Script,
+    find_asked,
+    write_script,
+    write_submit,
 )
 
 __all__ = [
     "DASK_SETTINGS",
-    "LATER",
+    "GONE",
+    "QUEUES",
+    "UNKNOWN",
+    "BatchProfile",
+    "HTCondorProfile",
+    "JobState",
+    "Kind",
     "LocalProfile",
     "Profile",
     "SchedulerProfile",
+    "Script",
+    "Shape",
     "ask_scheduler",
     "ask_workers",
+    "check_jobs",
     "connect",
     "count_local_workers",
+    "find_asked",
+    "find_own_job",
+    "find_shipped",
     "load_profile",
+    "write_script",
+    "write_submit",
+    "write_worker_script",
 ]

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoscale.clusters.allocation import start_allocation
+from geoscale.clusters.batch import BatchProfile
+from geoscale.clusters.jobqueue import start_jobs
 from geoscale.clusters.local import start_local
 from geoscale.clusters.profiles import (
     LocalProfile,
@@ -20,7 +23,7 @@ from geoscale.clusters.profiles import (
     load_profile,
 )
 from geoscale.clusters.tls import read_security
-from geoscale.errors import StoppedError
+from geoscale.errors import JobError, StoppedError
 from geoscale.words import redact
 
 if TYPE_CHECKING:
@@ -88,14 +91,36 @@ def connect(
 def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
     if isinstance(profile, LocalProfile):
         return start_local(profile, threads)
-    return _join(profile)
+    if isinstance(profile, SchedulerProfile):
+        return _join(profile)
+    if isinstance(profile, BatchProfile):
+        return _start_batch(profile, threads)
+    raise JobError(
+        f"clusters of type `{profile.type}` are checked, and started by a later "
+        "version; start one yourself and give its scheduler: `type: scheduler`, "
+        "`address: tcp://…`"
+    )
+
+
+def _start_batch(profile: BatchProfile, threads: int) -> AbstractContextManager[Client]:
+    if profile.shape == "array":
+        raise JobError(
+            "`shape: array` works without Dask, so there is nothing to connect to: use "
+            "`geoscale submit`, or another `shape`"
+        )
+    if profile.shape == "one-allocation":
+        return start_allocation(profile, threads)
+    return start_jobs(profile, threads)
 
 
 def _warn_if_open(profile: Profile) -> None:
     if isinstance(profile, SchedulerProfile):
         where, is_open = redact(profile.address), profile.is_open
-    else:
+    elif isinstance(profile, LocalProfile):
         where, is_open = profile.host, profile.insecure and not is_here(profile.host)
+    else:
+        where = f"the cluster of type `{profile.type}`"
+        is_open = getattr(profile, "insecure", False)
     if is_open:
         _LOG.warning(
             "%s is not encrypted: whoever reaches it can read along and run code as "

@@ -14,12 +14,24 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geoscale.card import explain_validation
+from geoscale.clusters.batch import (
+    BatchProfile,
+    HTCondorProfile,
+    LsfProfile,
+    PbsProfile,
+    SgeProfile,
+    SlurmProfile,
+)
+from geoscale.clusters.others import (
+    GatewayProfile,
+    KubernetesProfile,
+    LocalGpuProfile,
+    SSHProfile,
+)
 from geoscale.errors import JobError
 from geoscale.plain import read_yaml
 from geoscale.words import shorten, suggest
 
-LATER = ("slurm", "pbs", "sge", "lsf", "gateway", "gpu", "ssh")
-"""Types of profile that are planned."""
 HERE = "127.0.0.1"
 """Address that only this machine can reach."""
 ENCRYPTED = ("tls", "wss", "inproc")
@@ -103,11 +115,30 @@ class SchedulerProfile(BaseModel):
         return self
 
 
-Profile = LocalProfile | SchedulerProfile
-_TYPES: dict[str, type[LocalProfile] | type[SchedulerProfile]] = {
+Profile = (
+    LocalProfile
+    | SchedulerProfile
+    | BatchProfile
+    | LocalGpuProfile
+    | SSHProfile
+    | GatewayProfile
+    | KubernetesProfile
+)
+_TYPES: dict[str, type[Profile]] = {
     "local": LocalProfile,
+    "local-gpu": LocalGpuProfile,
+    "slurm": SlurmProfile,
+    "pbs": PbsProfile,
+    "lsf": LsfProfile,
+    "sge": SgeProfile,
+    "htcondor": HTCondorProfile,
+    "ssh": SSHProfile,
+    "gateway": GatewayProfile,
+    "kubernetes": KubernetesProfile,
     "scheduler": SchedulerProfile,
 }
+_PATHS = (*_TLS_FILES, "tls_folder", "shared", "logs")
+"""Keys whose paths are relative to the file."""
 
 
 def load_profile(profile: str | Path | int | Mapping[str, Any]) -> Profile:
@@ -121,8 +152,8 @@ def load_profile(profile: str | Path | int | Mapping[str, Any]) -> Profile:
 
     Returns
     -------
-    LocalProfile or SchedulerProfile
-        Checked.
+    Profile
+        Checked; of the type that it names.
 
     Raises
     ------
@@ -146,10 +177,26 @@ def load_profile(profile: str | Path | int | Mapping[str, Any]) -> Profile:
     path = Path(text)
     found = _check(_read(path), text)
     # paths in a file are relative to it
-    names = [n for n in (*_TLS_FILES, "tls_folder") if getattr(found, n, None)]
+    names = [n for n in _PATHS if getattr(found, n, None)]
     base = path.resolve().parent
     places = {n: str(base / Path(getattr(found, n)).expanduser()) for n in names}
     return found.model_copy(update=places)
+
+
+def find_shipped(name: str) -> Path | None:
+    """Find a profile that comes with geoscale; None where there is none of the name.
+
+    Examples
+    --------
+    >>> find_shipped("slurm").name
+    'slurm.yaml'
+    """
+    here = Path(__file__).resolve().parent
+    # in a wheel, and in a checkout
+    for folder in (here / "shipped", here.parents[1] / "clusters"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    return None
 
 
 def is_here(host: str) -> bool:
@@ -188,11 +235,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check(data: dict[str, Any], where: str) -> Profile:
     kind = str(data.get("type"))
-    if kind in LATER:
-        raise JobError(
-            f"{where}: clusters of type `{kind}` come with a later version; start one "
-            "yourself and give its scheduler: `type: scheduler`, `address: tcp://…`"
-        )
     if kind not in _TYPES:
         hint = suggest(kind, _TYPES) or f"; known are {', '.join(_TYPES)}"
         said = (

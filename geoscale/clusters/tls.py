@@ -47,6 +47,33 @@ def make_security() -> Security:
         ) from None
 
 
+def make_security_in(folder: Path) -> Security:
+    """Make a key and a certificate, and keep them in a private folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Readable by this user only, and seen by all who are to join.
+
+    Returns
+    -------
+    distributed.Security
+        Names the files ``cert.pem`` and ``key.pem`` there; encryption is required.
+    """
+    from distributed.security import Security
+
+    made, cert, key = make_security(), folder / "cert.pem", folder / "key.pem"
+    write_private(cert, made.tls_client_cert)
+    write_private(key, made.tls_client_key)
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        tls_ca_file=str(cert),
+        **{f"tls_{role}_cert": str(cert) for role in roles},
+        **{f"tls_{role}_key": str(key) for role in roles},
+        require_encryption=True,
+    )
+
+
 def read_security(profile: SchedulerProfile) -> Security | None:
     """Security of a profile that names TLS files; None leaves it to Dask's settings.
 
@@ -129,16 +156,17 @@ def hand_out(profile: LocalProfile, cluster: Any) -> Iterator[None]:
         "tls_key": key.name,
     }
     try:
-        _write_private(cert, security.tls_client_cert)
-        _write_private(key, security.tls_client_key)
-        _write_private(joins, yaml.safe_dump(fields, sort_keys=False))
+        write_private(cert, security.tls_client_cert)
+        write_private(key, security.tls_client_key)
+        write_private(joins, yaml.safe_dump(fields, sort_keys=False))
         yield
     finally:
         for path in (joins, cert, key):
             path.unlink(missing_ok=True)
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else may read, not even for a moment."""
     path.unlink(missing_ok=True)  # a file of another mode would keep it
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(number, "w", encoding="ascii") as file:

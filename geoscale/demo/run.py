@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoscale.demo.scenes import NOTE, write_scenes
+from geoscale.demo.scenes import (
+    CUT_NOTE,
+    LATER_ITEMS,
+    NOTE,
+    later_bounds,
+    write_scenes,
+)
 from geoscale.errors import OutputError
 
 if TYPE_CHECKING:
     from geoscale.ending import RunReport
     from geoscale.engine.drive import Progress
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the demo would write other scenes than before."""
 
 JOB = """\
@@ -35,6 +41,28 @@ output:
   layers: [classes, confidence]
 """
 
+CHANGE_JOB = """\
+# The demo's second job: what changed between two dates? The later date is SIMULATED:
+# the same scene, in which a forest stand was given the pixels of bare ground.
+imagery:
+  items: {items}
+grid:
+  bounds: {bounds}             # what the later date covers
+task: change                   # each date is classified, then both are compared
+model: s2-landcover-unet
+inference:
+  patch: 568
+  stride: 512
+  block: 512
+output:
+  to: change-simulated.zarr
+  layers: [change, probability, from_class, to_class]
+"""
+CHANGE_NAME = "change-simulated"
+"""Begins the names of all that shows the simulated change."""
+SIMULATED = "After (simulated)"
+"""What the later date is called on pages."""
+
 
 @dataclass(slots=True, kw_only=True)
 class DemoResult:
@@ -50,8 +78,14 @@ class DemoResult:
     """STAC of the map."""
     page: Path | None = None
     """The page to look at."""
+    change: Path | None = None
+    """The change map of the simulated clear-cut, Zarr."""
+    change_page: Path | None = None
+    """The page that shows it."""
+    polygons: Path | None = None
+    """Outlines of what changed, GeoJSON."""
     report: RunReport | None = None
-    """Of the run."""
+    """Of the land-cover run."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time of every stage, in s."""
 
@@ -59,6 +93,7 @@ class DemoResult:
         """List what there is to look at."""
         found = {"page": self.page, "map": self.cogs[0] if self.cogs else None}
         found |= {"STAC": self.catalogue, "Zarr": self.output, "job file": self.job}
+        found |= {"change": self.change_page, "outlines": self.polygons}
         return {word: path for word, path in found.items() if path is not None}
 
 
@@ -110,21 +145,49 @@ def run_demo(
         job = api.load_job(made.job)
         plan = api.plan_job(job)
     say(f"job file: {made.job}\n\n{plan}\n")
+    change = root / f"{CHANGE_NAME}.zarr"
     with _timed(made, "cluster"):
         cluster = connect(workers, threads=plan.in_flight)
         client = cluster.__enter__()
     try:
         with _timed(made, "run"):
             made.report = api.run(plan, job.output.to, client=client, progress=progress)
+        if not made.report.complete:
+            return made
+        with _timed(made, "change"):
+            say(f"a second date, and what changed since: {CUT_NOTE}")
+            second = api.load_job(root / f"{CHANGE_NAME}.yaml")
+            ended = api.run_job(second, client=client)
     finally:
         cluster.__exit__(None, None, None)
-    if not made.report.complete:
-        return made
     with _timed(made, "export"):
         *made.cogs, made.catalogue = outputs.export(made.output, root / "export")
     with _timed(made, "report"):
-        made.page = write_report(made.output, root / "report.html", notes=[f"{NOTE}."])
+        notes = [f"{NOTE}."]
+        if ended.complete:
+            _show_change(made, change, [*notes, f"{CUT_NOTE}."])
+        made.page = write_report(
+            made.output,
+            root / "report.html",
+            notes=notes,
+            beside=made.change,
+            beside_notes=[f"{CUT_NOTE}."],
+            later=SIMULATED,
+        )
     return made
+
+
+def _show_change(made: DemoResult, change: Path, notes: list[str]) -> None:
+    """Write the page and the outlines of the change map."""
+    from geoscale.report import write_report
+    from geoscale.results.polygons import polygons
+
+    root = change.parent
+    made.change = change
+    page = root / f"{CHANGE_NAME}.html"
+    made.change_page = write_report(change, page, notes=notes, later=SIMULATED)
+    outlines = polygons(change, root / f"{CHANGE_NAME}.geojson", min_area="0.5ha")
+    made.polygons = Path(outlines.path)
 
 
 def prepare(root: Path, size: int) -> str:
@@ -166,6 +229,8 @@ def prepare(root: Path, size: int) -> str:
     mark.write_text(json.dumps(wanted), encoding="utf-8")
     items = write_scenes(root, size)
     # Last: its presence says that the imagery is whole.
+    text = CHANGE_JOB.format(items=LATER_ITEMS, bounds=list(later_bounds(size)))
+    (root / f"{CHANGE_NAME}.yaml").write_text(text, encoding="utf-8")
     job.write_text(JOB.format(name=job.name), encoding="utf-8")
     return f"imagery: {items}, 6 overlapping scenes, {size} x {size} px\n  {NOTE}"
 

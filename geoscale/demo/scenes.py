@@ -2,7 +2,7 @@
 
 The pixels are real: 300 x 300 px of four bands that the package spyndex
 carries. They are mirrored at their edges until they fill the size asked for,
-and where they lie on Earth is made up.
+and where they lie on Earth is made up. A later date, with a clear-cut, is simulated.
 """
 
 from __future__ import annotations
@@ -39,8 +39,26 @@ NOTE = (
 )
 """What must be said wherever the imagery is shown."""
 
+CUT_NOTE = (
+    "The later date is simulated: it is the earlier scene once more, in which a forest "
+    "stand was given the pixels of bare ground nearby (a made-up clear-cut); nothing "
+    "else differs"
+)
+"""What must be said wherever the later date is shown."""
+LATER = "demo_S2_SIMULATED_clear_cut"
+"""Id of the later date's item."""
+LATER_PX = 1000
+"""Most rows and columns of the later date."""
+LATER_ITEMS = "items-with-simulated-clear-cut.json"
+"""Both dates."""
+
 _ROWS, _COLUMNS = 2, 3
 _WHEN = datetime(2024, 6, 15, 10, 0, 31, tzinfo=UTC)
+_LATER_WHEN = datetime(2025, 6, 15, 10, 0, 31, tzinfo=UTC)
+# rows and columns of the sample: the felled stand, and how far off the ground lies
+# whose pixels it gets
+_STAND = ((12, 176), (14, 236), (30, 240), (48, 222), (44, 186), (28, 168))
+_GROUND = (62, -105)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,32 @@ def load_pixels(size: int) -> NDArray[np.uint16]:
     return whole[:, :size, :size]
 
 
+def fell(pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Simulate a clear-cut: give a forest stand the pixels of bare ground nearby.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint16, (band, y, x)
+        From `load_pixels`.
+
+    Returns
+    -------
+    ndarray of uint16, (band, y, x)
+        A copy that differs in the stand, once: not in its mirror images.
+    """
+    import rasterio.features
+
+    ring = [(column, row) for row, column in (*_STAND, _STAND[0])]
+    stand = rasterio.features.rasterize(
+        [{"type": "Polygon", "coordinates": [ring]}], pixels.shape[1:], dtype="uint8"
+    )
+    rows, columns = np.nonzero(stand)
+    felled = pixels.copy()
+    y, x = rows + _GROUND[0], columns + _GROUND[1]
+    felled[:, rows, columns] = pixels[:, y, x]
+    return felled
+
+
 def lay_out(size: int) -> list[Scene]:
     """Cut the picture into six scenes that overlap their neighbours by an eighth.
 
@@ -128,7 +172,7 @@ def _span(size: int, index: int, parts: int) -> tuple[int, int]:
 
 
 def write_scenes(folder: Path, size: int) -> Path:
-    """Write all scenes and the item collection that lists them.
+    """Write all scenes and the item collections that list them.
 
     Parameters
     ----------
@@ -142,17 +186,45 @@ def write_scenes(folder: Path, size: int) -> Path:
     Path
         ``items.json``, written last.
     """
+    pixels = load_pixels(size)
+    items = [_write_scene(folder, pixels, scene, NOTE) for scene in lay_out(size)]
+    some = min(size, LATER_PX)
+    later = Scene(LATER, Window(0, 0, some, some), cut=0, when=_LATER_WHEN)
+    felled = _write_scene(folder, fell(pixels), later, f"{NOTE}. {CUT_NOTE}")
+    _write_collection(folder / LATER_ITEMS, [*items, felled])
+    return _write_collection(folder / "items.json", items)
+
+
+def later_bounds(size: int) -> tuple[float, float, float, float]:
+    """Tell where the later date lies.
+
+    Parameters
+    ----------
+    size : int
+        Height and width of the picture, in px.
+
+    Returns
+    -------
+    tuple of float
+        Left, bottom, right, top, in the scenes' CRS.
+    """
+    (west, north), side = ORIGIN, min(size, LATER_PX) * STEP_M
+    return west, north - side, west + side, north
+
+
+def _write_scene(
+    folder: Path, pixels: NDArray[np.uint16], scene: Scene, note: str
+) -> Any:
+    place = folder / "scenes" / scene.name
+    place.mkdir(parents=True, exist_ok=True)
+    paths = dict(_write_bands(place, pixels, scene))
+    return _describe(scene, paths, folder, note)
+
+
+def _write_collection(path: Path, items: list[Any]) -> Path:
     import pystac
 
-    pixels = load_pixels(size)
-    items = []
-    for scene in lay_out(size):
-        place = folder / "scenes" / scene.name
-        place.mkdir(parents=True, exist_ok=True)
-        paths = dict(_write_bands(place, pixels, scene))
-        items.append(_describe(scene, paths, folder))
     collection = pystac.ItemCollection(items).to_dict()
-    path = folder / "items.json"
     path.write_text(json.dumps(collection, indent=1), encoding="utf-8")
     return path
 
@@ -199,7 +271,7 @@ def _write_bands(
         yield name, path
 
 
-def _describe(scene: Scene, paths: dict[str, Path], folder: Path) -> Any:
+def _describe(scene: Scene, paths: dict[str, Path], folder: Path, note: str) -> Any:
     """Make the STAC item of a scene."""
     import pystac
     import rasterio.warp
@@ -221,7 +293,7 @@ def _describe(scene: Scene, paths: dict[str, Path], folder: Path) -> Any:
             "platform": "sentinel-2a",
             "instruments": ["msi"],
             "gsd": STEP_M,
-            "description": NOTE,
+            "description": note,
             "proj:code": f"EPSG:{EPSG}",
             "proj:shape": [height, width],
             "proj:transform": list(affine)[:6],

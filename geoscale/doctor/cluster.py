@@ -25,12 +25,14 @@ _SETTINGS = {
 """What a scheduler of somebody else's should have; ours are started with it."""
 
 
-def check_cluster(profile: str, output: str | None = None) -> Iterator[Finding]:
+def check_cluster(
+    profile: str | Mapping[str, Any], output: str | None = None
+) -> Iterator[Finding]:
     """Connect, ask every worker what it has, and let it read and write the output.
 
     Parameters
     ----------
-    profile : str
+    profile : str or mapping
         Profile, address or number of workers.
     output : str, optional
         Where results are to go.

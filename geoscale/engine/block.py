@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from geoscale.engine.dates import Dates
 from geoscale.engine.failures import classify, describe
 from geoscale.engine.one_pass import OnePass
 from geoscale.engine.patchwork import Timer
@@ -25,6 +26,7 @@ from geoscale.types import (
     Bool,
     EpochSink,
     Float,
+    Layer,
     Outcome,
     Pixels,
     PixelSpec,
@@ -69,6 +71,8 @@ class Kernel:
     """Where blocks are stored; None where they are handed back."""
     mask: Callable[[Window], Bool] | None = None
     """True inside the area of interest."""
+    extra: tuple[Layer, ...] = ()
+    """Layers that the source gives."""
     describe: Mapping[str, object] = field(default_factory=dict)
     """Versions, device, precision: kept with the output."""
     shared: SharedScores = field(default_factory=SharedScores)
@@ -150,8 +154,8 @@ def infer_block(
     dict of ndarray
         One array per layer, (y, x) or (class, y, x).
     dict
-        Counters: patches run, patches of the lattice, valid and core pixels; and the
-        assets that were missing, if any.
+        Counters: patches run, patches of the lattice, valid and core pixels; pixels
+        with imagery but no clear view; and the assets that were missing, if any.
     """
     timer = timer or Timer()
     fold = None
@@ -160,11 +164,13 @@ def infer_block(
     assert fold is not None or len(task.passes) == 1, "scores of passes need a fold"
     counters: Counter[str] = Counter()
     told: list[list[Any]] = []
+    dates = Dates(kernel, task)
     layers: dict[str, Array] = {}
     for number, steps in enumerate(task.passes):
         with timer("read"):
             pixels = kernel.source.read(task.read, steps)
             _check_pixels(kernel, task, steps, pixels)
+            dates.add(pixels)
         told += [[m.item, list(m.bands), m.why] for m in pixels.missing]
         one = OnePass(kernel, task, steps, timer)
         if fold is None:
@@ -179,8 +185,8 @@ def infer_block(
         with timer("finish"):
             layers, keep = fold.finish()
         counters["valid_px"] = int(keep.sum())
-    found: dict[str, Any] = {**counters, "core_px": task.core.size}
-    return layers, (found | {"missing": told} if told else found)
+    found: dict[str, Any] = {**counters, "core_px": task.core.size, **dates.tell()}
+    return layers | dates.layers(), (found | {"missing": told} if told else found)
 
 
 def _check_pixels(kernel: Kernel, task: BlockTask, steps: Pass, pixels: Pixels) -> None:

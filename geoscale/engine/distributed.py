@@ -341,6 +341,9 @@ class DaskExecutor:
     def _check_progress(self, moved: float) -> None:
         self._check_scheduler()
         patience = find_patience(self._patience.lengths, self._stall_s)
+        if not self._look():
+            # jobs of workers may wait in a queue for as long as their user said
+            patience = max(patience, getattr(self._client.cluster, "wait_s", 0.0))
         if time.monotonic() - moved > patience:
             raise self._stalled(patience)
 

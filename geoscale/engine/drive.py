@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
+from geoscale.engine.dates import list_unclear
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.stopping import Stop
@@ -27,6 +29,8 @@ LOSSES = 8
 is held to be the cause."""
 REFUSED = 8
 """Refused credentials in a row after which a run stops."""
+SHOWN = 100
+"""Quarantined blocks that are named to those who look on."""
 LOST_AT_START = 32
 """Attempts lost with their workers, with nothing done, after which a run stops."""
 
@@ -193,9 +197,28 @@ def _round(
                 failed.append(outcome.block)
                 _stop_if_hopeless(outcome, tally)
             _stop_if_holes(plan, tally)
+            journal.tell(partial(_tell, plan, tally))
             if progress is not None:
                 progress(tally, outcome)
     return failed
+
+
+def _tell(plan: InferencePlan, tally: Tally) -> Json:
+    """Where this driver stands, for those who look on."""
+    shown = sorted(tally.quarantined)[:SHOWN]
+    return {
+        "total": tally.total,
+        "done": tally.done,
+        "computed": tally.computed,
+        "seconds": round(tally.seconds, 3),
+        "pixels": tally.pixels,
+        "failures": tally.failures,
+        "quarantined": len(tally.quarantined),
+        "failed": {
+            plan.grid.name(n): {"error": tally.quarantined[n], "kind": tally.kinds[n]}
+            for n in shown
+        },
+    }
 
 
 def _stop_if_holes(plan: InferencePlan, tally: Tally) -> None:
@@ -273,6 +296,7 @@ def finalize(
                 "blocks": len(ledger.done),
                 "verified_objects": found.checked,
                 "totals": {k: round(v, 3) for k, v in ledger.totals.items()},
+                "no_clear_view": list_unclear(plan, ledger),
                 "missing_assets": [row for _, row in sorted(ledger.missing.items())],
             }
         )

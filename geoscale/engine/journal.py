@@ -5,6 +5,8 @@ Beside the arrays, in ``.geoscale/``:
 - ``plan.json``, ``blocks.parquet``, ``items.parquet``: the plan, written once, first;
 - ``ledger/<epoch>-<run>-<n>.jsonl``: append-only segments of block records,
   each put whole under a name of its own, so that there is nothing to lock;
+- ``pulse/<part>.json``: where a driver stands, every few seconds, so that looking at
+  a run of a million blocks need not read all of its records; nothing is decided by it;
 - ``final.json``: written last; its presence means complete and verified.
 
 Losing the newest segment costs recomputing its blocks, never a hole: a block
@@ -17,7 +19,9 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from geoscale.errors import GeoscaleError, OutputError
 from geoscale.faults import point
@@ -41,6 +45,9 @@ SEGMENT_LEAST_S = 0.25
 """…or those of this time, where blocks are so short that it is more."""
 SEGMENT_SECONDS = 2.0
 """Age at which fewer records are stored too."""
+PULSE = "pulse"
+PULSE_S = 5.0
+"""Time between two signs of where a driver stands, in s."""
 SAMPLE = 5_000
 """Blocks whose counters and seconds are kept one by one, for plots."""
 
@@ -62,6 +69,9 @@ class Ledger:
     missing: dict[tuple[str, ...], Json] = field(default_factory=dict)
     """Item and bands of assets that could not be had → ``item``, ``bands``, ``why``
     and how many ``blocks``."""
+    clouds: dict[int, list[int]] = field(default_factory=dict)
+    """Time step of the output → pixels with imagery but no clear view, and all pixels
+    with imagery."""
     sample: list[Json] = field(default_factory=list)
     """Counters and seconds of some blocks, spread evenly over the run."""
     epoch: int = 0
@@ -101,12 +111,31 @@ class Ledger:
         for item, bands, why in stats.get("missing", ()):
             empty = {"item": item, "bands": bands, "why": why, "blocks": 0}
             self.missing.setdefault((item, *bands), empty)["blocks"] += 1
+        if told := stats.get("clouds"):
+            sums = self.clouds.setdefault(told[0], [0, 0])
+            sums[0], sums[1] = sums[0] + told[1], sums[1] + told[2]
         if len(self.done) % self._step:
             return
         self.sample.append(stats)
         if len(self.sample) > SAMPLE:
             del self.sample[::2]
             self._step *= 2
+
+
+class Segment(NamedTuple):
+    """Some records of one driver, stored under one name."""
+
+    epoch: int
+    """Of the driver."""
+    run: str
+    """The driver."""
+    number: int
+    """Its segments, counted from 0."""
+
+    @property
+    def name(self) -> str:
+        """Where it is stored."""
+        return f"{self.epoch:06d}-{self.run}-{self.number:06d}.jsonl"
 
 
 class Journal:
@@ -130,6 +159,9 @@ class Journal:
         self._segment = 0
         self._run = uuid.uuid4().hex[:12]
         self._epoch = 0
+        self._told = clock()
+        self.part = "driver"
+        """Which of several drivers this is."""
 
     def load_plan(self) -> InferencePlan | None:
         """Plan of this output; None where nothing was begun."""
@@ -224,7 +256,7 @@ class Journal:
         self._flushed = self._clock()
         if not self._pending:
             return
-        name = f"{self._epoch:06d}-{self._run}-{self._segment:06d}.jsonl"
+        name = Segment(self._epoch, self._run, self._segment).name
         text = "".join(
             json.dumps(r, separators=(",", ":")) + "\n" for r in self._pending
         )
@@ -233,6 +265,46 @@ class Journal:
         point("ledger.after")
         self._segment += 1
         self._pending.clear()
+
+    def tell(self, progress: Callable[[], Json]) -> None:
+        """Store where this driver stands, unless that was just done.
+
+        Parameters
+        ----------
+        progress : callable
+            Gives it, with what is recorded by now as ``done``.
+        """
+        if self._clock() - self._told < PULSE_S:
+            return
+        self.flush()
+        self._told = self._clock()
+        told = {"epoch": self._epoch, "run": self._run, "segments": self._segment}
+        data = json.dumps({"part": self.part, **told, **progress()}).encode()
+        (self._folder / PULSE).put(f"{self.part}.json", data)
+
+    def pulses(self) -> list[Json]:
+        """Where each driver stood when it last told."""
+        folder, found = self._folder / PULSE, []
+        for name in folder.names():
+            with suppress(ValueError):
+                told = json.loads(folder.get(name) or b"")
+                found += [told] if isinstance(told, dict) else []
+        return found
+
+    def segments(self) -> list[Segment]:
+        """Names of all segments, oldest epoch first; nothing of them is read."""
+        parts = [
+            name.removesuffix(".jsonl").split("-") for name in self._ledger.names()
+        ]
+        return [Segment(int(p[0]), p[1], int(p[2])) for p in parts if len(p) == 3]
+
+    def records(self, segments: Iterable[Segment]) -> Iterator[Json]:
+        """Read the records of some segments."""
+        for one in segments:
+            for line in (self._ledger.get(one.name) or b"").splitlines():
+                record = _parse(line)
+                if record is not None:
+                    yield record
 
     def read(self) -> Ledger:
         """Read every segment, oldest epoch first."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 MARGIN_S = 5.0
 """What ending takes beside the blocks: the last records, closing workers, in s."""
+NEAR = "the deadline is near"
+"""Why a run stops that has no time for another block."""
 SHARE = 0.95
 """Part of the recent blocks that took no longer than a block is held to take."""
 
@@ -71,7 +73,7 @@ class Stop:
         if self.reason:
             return False
         if self._due is not None and self._clock() + self._needed() > self._due:
-            self.reason = "the deadline is near"
+            self.reason = NEAR
         return not self.reason
 
     def _needed(self) -> float:

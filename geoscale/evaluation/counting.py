@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.errors import SourceError
-from geoscale.evaluation.ground import Ground
 from geoscale.evaluation.maps import ClassMap, open_map
 from geoscale.evaluation.references import Labels, Reference, open_reference
 from geoscale.evaluation.settings import Comparison
+from geoscale.results.ground import Ground
 from geoscale.types import Bool, Ints
 from geoscale.windows import Window
 

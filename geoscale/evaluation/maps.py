@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from geoscale.engine.journal import Journal
-from geoscale.errors import JobError, OutputError
+from geoscale.errors import JobError
 from geoscale.evaluation.legend import Legend, MapClass
 from geoscale.evaluation.settings import Comparison
-from geoscale.sinks.layout import load_template, open_output
+from geoscale.results.layers import choose_layer, choose_time, list_flags, load_finished
+from geoscale.sinks.layout import open_output
 from geoscale.sources.opening import open_source
 from geoscale.sources.raster import RasterSource
-from geoscale.template import OutputTemplate, is_categorical
+from geoscale.template import OutputTemplate
 from geoscale.types import Array, Bool, Ints, Layer
 from geoscale.windows import Window
 from geoscale.words import redact, suggest
@@ -107,15 +107,11 @@ class OutputMap:
     """
 
     def __init__(self, asked: Comparison) -> None:
-        self._template = load_template(asked.output)
-        if Journal(asked.output).final() is None:
-            raise OutputError(
-                f"{redact(asked.output)} is not complete: run its job to the end first"
-            )
-        layer = _choose_layer(self._template, asked.layer)
+        self._template = load_finished(asked.output)
+        layer = choose_layer(self._template, asked.layer)
         self._fill = int(layer.fill_value)
         self.layer = layer.name
-        self._number, self.time = _choose_time(self._template.times, asked.time)
+        self._number, self.time = choose_time(self._template.times, asked.time)
         self.legend = _legend(self._template, layer).merged(asked.merge)
         self.scores = _choose_scores(self._template, self.legend, asked.scores)
         # as stored: scores are counted by their steps, not as floats
@@ -143,7 +139,7 @@ class OutputMap:
         assert self.scores is not None
         name, planes = self.scores.layer, self.scores.planes[number]
         if self.scores.is_half:
-            half = self._stored(name, window, planes[0])
+            half = self._stored(name, window, planes[0] if planes else None)
             # bits of floats that are not negative rise with them
             return np.abs(half).view(np.uint16), np.isfinite(half)
         total, valid = np.zeros(window.shape, np.int32), np.ones(window.shape, bool)
@@ -235,47 +231,9 @@ def open_map(asked: Comparison) -> ClassMap:
     return OutputMap(asked)
 
 
-def _choose_layer(template: OutputTemplate, name: str | None) -> Layer:
-    fit = [one for one in template.layers if is_categorical(one)]
-    names = [one.name for one in fit]
-    if name is None and fit:
-        return fit[0]
-    if name is None or name not in names:
-        word = "none" if name is None else f"no `{name}`{suggest(name, names)}"
-        raise JobError(
-            f"the output has {word} among its layers of classes; it has "
-            f"{', '.join(names) or 'no such layer'}"
-        )
-    return template.layer(name)
-
-
-def _choose_time(times: tuple[str, ...], asked: str | None) -> tuple[int, str]:
-    fit = [i for i, label in enumerate(times) if label.startswith(asked or "")]
-    if len(fit) != 1:
-        shown = ", ".join(times[:10]) + (" …" if len(times) > 10 else "")
-        word = "several time steps" if fit else f"no time step `{asked}`"
-        raise JobError(f"the map has {word}; name one (--time): {shown}")
-    return fit[0], times[fit[0]]
-
-
 def _legend(template: OutputTemplate, layer: Layer) -> Legend:
-    attrs = template.layer_attrs(layer)
-    values = [int(v) for v in attrs.get("flag_values", ())]
-    titles = {c.value: c.name for c in template.classes}
-    # what the layer itself says wins, as in its attributes
-    words = str(attrs.get("flag_meanings", "")).split()
-    names = dict(zip(values, words, strict=False))
-    return Legend(
-        [
-            MapClass(v, titles[v] if _same(titles.get(v), names.get(v)) else name, (v,))
-            for v in values
-            for name in (names.get(v, str(v)),)
-        ]
-    )
-
-
-def _same(title: str | None, word: str | None) -> bool:
-    return title is not None and "_".join(title.split()) == word
+    flags = list_flags(template, layer)
+    return Legend([MapClass(one.value, one.name, (one.value,)) for one in flags])
 
 
 def _choose_scores(
@@ -314,4 +272,4 @@ def _has_scores(layer: Layer, template: OutputTemplate) -> bool:
     quantised = layer.dtype == "uint8" and "scale_factor" in dict(layer.attrs)
     if layer.classes:
         return layer.classes == len(template.classes) and (half or quantised)
-    return quantised and "probability" in layer.name
+    return (half or quantised) and "probability" in layer.name

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from geoscale.evaluation.statistics import Estimate
-from geoscale.report.page import format_area
+from geoscale.results.ground import format_area
 
 if TYPE_CHECKING:
     from geoscale.evaluation.result import ClassAccuracy, Evaluation

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from geoscale.api import as_url
 from geoscale.chunks import BlockGrid
 from geoscale.errors import JobError, SourceError
 from geoscale.evaluation.conclude import conclude
 from geoscale.evaluation.counting import (
-    Counts,
     Opened,
     Total,
     count_block,
@@ -25,20 +20,12 @@ from geoscale.evaluation.maps import RASTER_ENDS
 from geoscale.evaluation.references import say_place
 from geoscale.evaluation.result import Evaluation
 from geoscale.evaluation.settings import Comparison, EvaluateOptions, make_comparison
-from geoscale.launch import wait_for_workers
-from geoscale.spread import count_threads, spread
+from geoscale.results.waves import each_block
 from geoscale.windows import Window
 from geoscale.words import redact
 
 if TYPE_CHECKING:
     from distributed import Client
-
-A = TypeVar("A")
-WAVE = 16
-"""Blocks that are handed out at a time, for each worker or thread."""
-
-_held: dict[str, Opened] = {}
-_lock = threading.Lock()
 
 
 def evaluate(
@@ -96,62 +83,12 @@ def evaluate(
     grid = BlockGrid(1, opened.shape, block_px or opened.map.block_px)
     total = Total(opened)
     blocks = (grid.core(number) for number in grid)
-    for found in _count(opened, asked, blocks, client):
+    counted = each_block(
+        count_block, open_comparison, asked, blocks, client=client, opened=opened
+    )
+    for found in counted:
         total.add(found)
     return conclude(opened, asked, total)
-
-
-def count_there(token: str, asked: Comparison, window: Window) -> Counts:
-    """Count a block in a worker process, which opens both sides once.
-
-    Parameters
-    ----------
-    token : str
-        Names this evaluation: another may find other files under the same names.
-    asked : Comparison
-        What is compared.
-    window : Window
-        The block.
-
-    Returns
-    -------
-    Counts
-        As `count_block` gives.
-    """
-    with _lock:
-        if token not in _held:
-            _held.clear()
-            _held[token] = open_comparison(asked)
-        opened = _held[token]
-    return count_block(opened, window)
-
-
-def _count(
-    opened: Opened,
-    asked: Comparison,
-    blocks: Iterator[Window],
-    client: Client | None,
-) -> Iterator[Counts]:
-    """Count blocks, some at a time: results of a million would not fit."""
-    if client is None:
-        here: Callable[[Window], Counts] = partial(count_block, opened)
-        for some in _batches(blocks, WAVE * count_threads()):
-            yield from spread(here, some)
-        return
-    there = partial(count_there, uuid.uuid4().hex, asked)
-    for some in _batches(blocks, WAVE * max(1, len(wait_for_workers(client)))):
-        yield from client.gather(client.map(there, some, pure=False, retries=3))
-
-
-def _batches(values: Iterator[A], size: int) -> Iterator[Sequence[A]]:
-    batch: list[A] = []
-    for value in values:
-        batch.append(value)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _check_overlap(opened: Opened, asked: Comparison) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def build_module(
     from geoscale.models.backbones import Backbone
 
     factory = load_object(card.architecture, base=card.base, trust_code=trust_code)
-    module = _call(factory, card)
+    module = call_factory(card.architecture, card.architecture_args, factory)
     state = read_state_dict(weights)
     if isinstance(module, Backbone):
         module.take(state, weights)
@@ -95,26 +96,46 @@ def freeze(module: nn.Module) -> nn.Module:
     return module
 
 
-def _call(factory: Any, card: ModelCard) -> nn.Module:
+def call_factory(path: str, args: Mapping[str, Any], factory: Any) -> nn.Module:
+    """Make a network without weights of its own.
+
+    Parameters
+    ----------
+    path : str
+        ``package.module:Name`` of what makes it.
+    args : mapping
+        Its keyword arguments; those that would download weights are None.
+    factory : callable
+        What lies at `path`.
+
+    Returns
+    -------
+    torch.nn.Module
+        As it was made.
+
+    Raises
+    ------
+    CardError
+        If the arguments are refused, or it makes no network.
+    """
     from torch import nn
 
-    assert card.architecture is not None
-    args = dict(card.architecture_args)
+    given = dict(args)
     takes = _parameters(factory)
-    if is_trusted(card.architecture):
-        args |= {name: None for name in _NO_DOWNLOAD if name in takes}
+    if is_trusted(path):
+        given |= {name: None for name in _NO_DOWNLOAD if name in takes}
     try:
-        module = factory(**args)
+        module = factory(**given)
     except Exception as err:
         known = ", ".join(takes) or "nothing by name"
         raise CardError(
-            f"`{card.architecture}` refused `architecture_args` "
-            f"{card.architecture_args}: {err}; it takes {known}"
+            f"`{path}` refused `architecture_args` {dict(args)}: {err}; it takes "
+            f"{known}"
         ) from err
     if not isinstance(module, nn.Module):
         raise CardError(
-            f"`{card.architecture}` gave {type(module).__name__}, not a "
-            "torch.nn.Module; name a class or a function that returns one"
+            f"`{path}` gave {type(module).__name__}, not a torch.nn.Module; name a "
+            "class or a function that returns one"
         )
     return module
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from geoscale.card import ModelCard
-from geoscale.types import Array, CanvasSpec, PixelSpec
+from geoscale.types import Array, CanvasSpec, ChangeSpec, PixelSpec
 from geoscale.windows import Window
 
 # dtypes that torch takes as they are; others become float32 on the host
@@ -157,7 +157,7 @@ def prepare(
 
 
 def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
-    """Make the layers, as `Segmentation.finish` does.
+    """Make the layers, as the task's own `finish` does.
 
     Parameters
     ----------
@@ -174,6 +174,23 @@ def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
         One per layer.
     """
     layers, holes = spec.layers, ~keep
+
+    def quantise(plane: Tensor) -> Tensor:
+        """Round to steps; the plane is used up."""
+        steps = plane.clamp_(0, 1).mul_(layers.steps).round_().to(torch.uint8)
+        return steps.masked_fill_(holes, layers.nodata)
+
+    if isinstance(layers, ChangeSpec):
+        score = scores[1]
+        least = torch.tensor(layers.threshold, device=score.device)
+        changed = (score >= least).to(torch.uint8)
+        made = {"change": changed.masked_fill_(holes, layers.nodata)}
+        if layers.probability == "uint8":
+            made["probability"] = quantise(score)
+        elif layers.probability:
+            half = score.masked_fill_(holes, torch.nan).to(torch.float16)
+            made["probability"] = half
+        return made
     top = scores[0].clone()
     best = torch.full_like(holes, layers.values[0], dtype=torch.uint8)
     # strictly greater: the first of equal classes wins, as on the host
@@ -181,12 +198,6 @@ def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
         best.masked_fill_(plane > top, value)
         torch.maximum(top, plane, out=top)
     made = {"classes": best.masked_fill_(holes, layers.nodata)}
-
-    def quantise(plane: Tensor) -> Tensor:
-        """Round to steps; the plane is used up."""
-        steps = plane.clamp_(0, 1).mul_(layers.steps).round_().to(torch.uint8)
-        return steps.masked_fill_(holes, layers.nodata)
-
     if layers.confidence:
         made["confidence"] = quantise(top)
     if layers.scores == "uint8":

@@ -199,7 +199,8 @@ def _describe_pickle(path: Path, text: str) -> str:
 def _only_tensors(data: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
-    if not isinstance(data, Mapping) or not data:
+    # a safetensors file without a tensor says that the network has no weights
+    if not isinstance(data, Mapping) or not (data or _is_safetensors(path)):
         raise WeightsError(
             f"{path} holds {type(data).__name__}, not tensors by name; save "
             "`model.state_dict()`"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geoscale.report.levels import Level
+from geoscale.results.ground import cell_areas
 from geoscale.types import Array, Float
 from geoscale.windows import Window
-
-if TYPE_CHECKING:
-    from odc.geo.geobox import GeoBox
 
 EXACT_PX = 120_000_000
 """Maps up to this size are counted pixel by pixel, larger ones on an overview."""
@@ -69,62 +65,6 @@ def measure_areas(level: Level, layer: str, time: int, fill: int) -> Areas:
         sums += weigh(window) @ counts.reshape(window.height, 256)
     found = {int(v): float(sums[v]) for v in np.flatnonzero(sums) if v != fill}
     return Areas(m2=found, factor=level.factor)
-
-
-def cell_areas(geobox: GeoBox) -> Any:
-    """Give a function that tells the true area of pixels, by row.
-
-    Parameters
-    ----------
-    geobox : GeoBox
-        Grid of the map.
-
-    Returns
-    -------
-    callable
-        Window → area of one pixel in each of its rows, in m².
-    """
-    crs = geobox.crs
-    if crs is None:
-        return lambda window: np.ones(window.height)
-    if crs.geographic:
-        return lambda window: _zone_areas(geobox, window)
-    return lambda window: _projected_area(geobox, window)
-
-
-def _zone_areas(geobox: GeoBox, window: Window) -> NDArray[np.float64]:
-    """Exact area of cells between two parallels and two meridians."""
-    from pyproj import Geod
-
-    affine = geobox.affine
-    lats = affine.f + affine.e * np.arange(window.y0, window.y1 + 1)
-    ellipsoid = Geod(ellps="WGS84")
-    e = np.sqrt(ellipsoid.es)
-    s = np.sin(np.radians(np.clip(lats, -90, 90)))
-    q = s / (1 - ellipsoid.es * s**2) + np.log((1 + e * s) / (1 - e * s)) / (2 * e)
-    width = np.radians(abs(affine.a))
-    areas: NDArray[np.float64] = np.abs(np.diff(q)) * ellipsoid.b**2 / 2 * width
-    return areas
-
-
-def _projected_area(geobox: GeoBox, window: Window) -> NDArray[np.float64]:
-    """Area on the map, divided by how much the projection enlarges areas here."""
-    import pyproj
-
-    crs = pyproj.CRS.from_user_input(str(geobox.crs))
-    affine = geobox.affine
-    metre = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-    flat = abs(affine.a * affine.e) * metre**2
-    middle = affine @ (
-        (window.x0 + window.x1) / 2,
-        (window.y0 + window.y1) / 2,
-    )
-    try:
-        lonlat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-        scale = pyproj.Proj(crs).get_factors(*lonlat.transform(*middle)).areal_scale
-    except pyproj.exceptions.ProjError:
-        scale = 1.0  # some projections know no factors; most of these keep areas
-    return np.full(window.height, flat / (scale if np.isfinite(scale) else 1.0))
 
 
 def _windows(shape: tuple[int, int]) -> Iterator[Window]:

@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
+from geoscale.explain import describe_learned
 from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
+from geoscale.report.change import paint_change
 from geoscale.report.levels import Level, open_levels, pick_level
 from geoscale.report.picture import (
     PICTURE_PX,
@@ -22,6 +25,8 @@ from geoscale.report.picture import (
     paint_imagery,
 )
 from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
+from geoscale.results.ground import format_area
+from geoscale.results.layers import CHANGED, choose_layer, list_dates, list_flags
 from geoscale.sources.opening import list_sources
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
@@ -35,7 +40,14 @@ SHOWN = 200
 """Most source items and failures that the page lists."""
 
 
-def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
+def write_page(
+    url: str,
+    page: Path,
+    *,
+    notes: Sequence[str] = (),
+    beside: tuple[str, Sequence[str]] | None = None,
+    later: str = "After",
+) -> Json:
     """Write one self-contained HTML page that shows a map on one grid.
 
     Parameters
@@ -46,6 +58,10 @@ def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
         The page.
     notes : sequence of str
         What a reader must know; shown below the pictures.
+    beside : tuple of str and sequence of str, optional
+        URL of a change map of the same area, and what a reader must know of it.
+    later : str
+        What the later date of a change map is called.
 
     Returns
     -------
@@ -58,7 +74,7 @@ def write_page(url: str, page: Path, *, notes: Sequence[str] = ()) -> Json:
         If there is no output.
     """
     facts = redact_all(gather_facts(url)) | {"notes": [redact(n) for n in notes]}
-    facts |= {"pictures": paint(url)}
+    facts |= {"pictures": paint(url), "beside": _show_beside(beside), "later": later}
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render(facts), encoding="utf-8")
     return dict(facts)
@@ -118,6 +134,8 @@ def gather_facts(url: str) -> Json:
         )
     ledger, final, levels = journal.read(), journal.final(), open_levels(url)
     template, time = levels[0].template, len(plan.times) - 1
+    since = list_dates(template)[time][0]
+    legend = list(_legend(levels, template, time))
     total, items = len(plan.numbers()), list_sources(plan)
     done = sum(int(n) in ledger.done for n in plan.numbers())
     return {
@@ -128,13 +146,16 @@ def gather_facts(url: str) -> Json:
         "complete": final is not None,
         "blocks": {"total": total, "done": done, "side": plan.grid.block_px},
         "card": plan.card,
+        "task": plan.goal,
         "time": _day(plan.times[time]),
+        "since": _day(since) if since else "",
         "times": len(plan.times),
-        "legend": list(_legend(levels, template, time)),
-        "tiles": list(_tiles(levels, ledger, final, time)),
+        "legend": legend,
+        "tiles": [*_changed(plan, legend), *_tiles(levels, ledger, final, time)],
         "timing": measure_timing(ledger.sample),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
+        "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],
         "grid": _describe_grid(plan),
         "made": _describe_making(plan, final),
         "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},
@@ -156,7 +177,8 @@ def paint(url: str) -> Json:
     -------
     dict
         ``map`` and ``imagery`` as data URLs or None, ``why`` there is no imagery,
-        ``detail`` of both at full resolution or None.
+        ``detail`` of both at full resolution or None, ``change`` what a change map has
+        more, or None.
     """
     plan = Journal(url).load_plan()
     assert plan is not None
@@ -166,16 +188,32 @@ def paint(url: str) -> Json:
     found: Json = {"map": None, "imagery": None, "why": "", "detail": None}
     if layer is not None:
         data = level.sample(layer.name, time, PICTURE_PX)
-        painted = paint_classes(data, level.template, int(layer.fill_value))
+        flags = list_flags(level.template, layer)
+        painted = paint_classes(data, flags, int(layer.fill_value))
         found["map"] = as_data_url(painted, photo=False)
         if max(levels[0].shape) > 2 * DETAIL_PX:
             found["detail"] = _paint_detail(plan, levels[0], layer, time)
+    found["change"] = paint_change(plan, url, level, time)
+    if found["change"] is not None:
+        found["why"] = redact(found["change"]["why"])
+        return found
     imagery = paint_imagery(plan, time, level)
     if isinstance(imagery, str):
         found["why"] = redact(imagery)
     else:
         found["imagery"] = as_data_url(imagery, photo=True)
     return found
+
+
+def _show_beside(beside: tuple[str, Sequence[str]] | None) -> Json | None:
+    """Gather what is shown of another map; None where there is none."""
+    if beside is None:
+        return None
+    url, notes = beside
+    facts = gather_facts(url)
+    some = {name: facts[name] for name in ("name", "card", "legend", "tiles")}
+    told = redact_all(some | {"notes": list(notes)})
+    return {**told, "pictures": paint(url)}
 
 
 def _paint_detail(
@@ -187,18 +225,19 @@ def _paint_detail(
     window = Window(y - half, x - half, y + half, x + half).clip(level.shape)
     data = level.read(layer.name, time, window)
     fill = int(layer.fill_value)
-    imagery = paint_detail(plan, time, window)
+    imagery, flags = paint_detail(plan, time, window), list_flags(level.template, layer)
     if imagery is None or not (data != fill).any():
         return None
     return {
         "imagery": as_data_url(imagery, photo=True),
-        "map": as_data_url(paint_classes(data, level.template, fill), photo=False),
+        "map": as_data_url(paint_classes(data, flags, fill), photo=False),
         "size": f"{window.height} x {window.width} px",
     }
 
 
 def _class_layer(template: OutputTemplate) -> Layer | None:
-    return next((one for one in template.layers if is_categorical(one)), None)
+    has = any(is_categorical(one) for one in template.layers)
+    return choose_layer(template, None) if has else None
 
 
 def _legend(levels: list[Level], template: OutputTemplate, time: int) -> Any:
@@ -208,17 +247,25 @@ def _legend(levels: list[Level], template: OutputTemplate, time: int) -> Any:
         return
     level = pick_level(levels, EXACT_PX)
     areas = measure_areas(level, layer.name, time, int(layer.fill_value))
-    rows = zip(template.classes, template.class_colors, strict=True)
-    for one, color in sorted(rows, key=lambda row: -areas.m2.get(row[0].value, 0.0)):
+    titles = {c.name: c.title for c in template.classes if c.title}
+    flags = list_flags(template, layer)
+    for one in sorted(flags, key=lambda flag: -areas.m2.get(flag.value, 0.0)):
         yield {
-            "title": one.title or one.name.replace("_", " "),
+            "title": titles.get(one.name) or one.name.replace("_", " "),
             "value": one.value,
-            "color": f"#{color}",
+            "color": f"#{one.color}",
             "area": format_area(areas.m2.get(one.value, 0.0)),
             "m2": areas.m2.get(one.value, 0.0),
             "percent": areas.percent(one.value),
             "factor": areas.factor,
         }
+
+
+def _changed(plan: InferencePlan, legend: list[Json]) -> Any:
+    """Yield how much changed, of a change map."""
+    for row in legend:
+        if plan.goal == "change" and row["value"] == CHANGED:
+            yield "changed", f"{row['area']}, {row['percent']:.1f}\u00a0%"
 
 
 def _tiles(levels: list[Level], ledger: Ledger, final: Json | None, time: int) -> Any:
@@ -272,34 +319,13 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
         "workers": str(facts.get("workers") or "this process"),
+        "learned": "; ".join(describe_learned(plan)),
+        "to be known": "; ".join(plan.notes),
     }
 
 
 def _day(label: str) -> str:
     return str(np.datetime64(label, "D"))
-
-
-def format_area(m2: float) -> str:
-    """Say an area in the unit that suits its size.
-
-    Parameters
-    ----------
-    m2 : float
-        Area, in m².
-
-    Returns
-    -------
-    str
-        In ha below 100 km², else in km².
-
-    Examples
-    --------
-    >>> format_area(123_000), format_area(3.2e9)
-    ('12.3 ha', '3,200 km²')
-    """
-    if m2 < 1e8:
-        return f"{m2 / 1e4:,.1f} ha" if m2 < 1e7 else f"{m2 / 1e4:,.0f} ha"
-    return f"{m2 / 1e6:,.1f} km²" if m2 < 1e9 else f"{m2 / 1e6:,.0f} km²"
 
 
 def redact_all(value: Any) -> Any:

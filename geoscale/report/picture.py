@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,11 @@ from geoscale.bands import common_name
 from geoscale.errors import GeoscaleError
 from geoscale.plans import InferencePlan
 from geoscale.report.levels import Level
+from geoscale.results.layers import Flag
 from geoscale.sources.composite import CompositeSource
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.raster import RasterSource
-from geoscale.template import OutputTemplate
+from geoscale.sources.shifted import ShiftedSource
 from geoscale.types import Array
 from geoscale.windows import Window
 
@@ -33,15 +35,15 @@ _STEP = 1024
 Bytes = NDArray[np.uint8]
 
 
-def paint_classes(data: Array, template: OutputTemplate, fill: int) -> Bytes:
+def paint_classes(data: Array, flags: Sequence[Flag], fill: int) -> Bytes:
     """Give each class its colour.
 
     Parameters
     ----------
     data : ndarray of int, (y, x)
         Class values.
-    template : OutputTemplate
-        Holds classes and colours.
+    flags : sequence of Flag
+        Values and colours.
     fill : int
         Value of nodata; transparent.
 
@@ -51,8 +53,8 @@ def paint_classes(data: Array, template: OutputTemplate, fill: int) -> Bytes:
         Red, green, blue, alpha.
     """
     table = np.zeros((256, 4), np.uint8)
-    for one, rgb in zip(template.classes, template.class_colors, strict=True):
-        table[one.value] = (*bytes.fromhex(rgb), 255)
+    for one in flags:
+        table[one.value] = (*bytes.fromhex(one.color), 255)
     table[fill] = 0
     return table[data]
 
@@ -84,6 +86,35 @@ def paint_imagery(plan: InferencePlan, time: int, level: Level) -> Bytes | str:
     return _paint(plan, data, valid)
 
 
+def paint_pair(
+    plan: InferencePlan, frames: tuple[int, int], level: Level
+) -> tuple[Bytes, Bytes] | str:
+    """Paint two dates of the imagery, stretched alike, so that they can be compared.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Says where the imagery is.
+    frames : tuple of int
+        Time steps of the imagery.
+    level : Level
+        The pictures get its shape.
+
+    Returns
+    -------
+    tuple of ndarray of uint8, (y, x, 4), or str
+        Or why there are no pictures.
+    """
+    try:
+        images = [_read_coarse(plan, frame, level) for frame in frames]
+    except (GeoscaleError, OSError, ValueError, KeyError) as err:
+        return f"The imagery is not shown, since it could not be read now: {err}"
+    if not all(valid.any() for _, valid in images):
+        return "The imagery is not shown: one date has no valid pixel here."
+    before, after = _paint_alike(plan, images)
+    return before, after
+
+
 def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None:
     """Paint a small window of the imagery, pixel by pixel.
 
@@ -103,7 +134,7 @@ def paint_detail(plan: InferencePlan, time: int, window: Window) -> Bytes | None
     """
     frame = plan.newest(time)
     try:
-        found = source_of(plan).read(window, [frame])
+        found = unjudged(source_of(plan)).read(window, [frame])
     except (GeoscaleError, OSError, ValueError, KeyError):
         return None
     return _paint(plan, found.data[0], found.valid[0])
@@ -146,7 +177,7 @@ def _read_coarse(
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
     step = level.step(PICTURE_PX)
     source = source_of(plan)
-    if isinstance(source, RasterSource | CompositeSource):
+    if isinstance(source, RasterSource | CompositeSource | ShiftedSource):
         # on a coarse grid the overviews of the files serve
         source, step = source.coarser(_coarser(level, step)), 1
     else:
@@ -190,15 +221,27 @@ def _rgb(plan: InferencePlan) -> list[int]:
 
 
 def _paint(plan: InferencePlan, data: Array, valid: NDArray[np.bool_]) -> Bytes:
-    """Stretch three bands together, so that their colours keep their balance."""
-    chosen = data[_rgb(plan)].astype(np.float32)
-    shown = valid & np.isfinite(chosen).all(axis=0)
-    painted = np.zeros((*valid.shape, 4), np.uint8)
-    if not shown.any():
+    return _paint_alike(plan, [(data, valid)])[0]
+
+
+def _paint_alike(
+    plan: InferencePlan, images: Sequence[tuple[Array, NDArray[np.bool_]]]
+) -> list[Bytes]:
+    """Stretch three bands of all images together, so that colours keep balance."""
+    chosen = [data[_rgb(plan)].astype(np.float32) for data, _ in images]
+    shown = [
+        valid & np.isfinite(some).all(axis=0)
+        for some, (_, valid) in zip(chosen, images, strict=True)
+    ]
+    painted = [np.zeros((*one.shape, 4), np.uint8) for one in shown]
+    known = [some[:, one] for some, one in zip(chosen, shown, strict=True)]
+    together = np.concatenate(known, axis=1)
+    if not together.size:
         return painted
-    low, high = np.percentile(chosen[:, shown], (1, 99), axis=1)
+    low, high = np.percentile(together, (1, 99), axis=1)
     span = max(float((high - low).max()), 1e-9)
-    unit = np.clip((np.nan_to_num(chosen) - low[:, None, None]) / span, 0, 1)
-    painted[..., :3] = np.moveaxis(np.rint(255 * unit**0.7), 0, -1)
-    painted[..., 3] = np.where(shown, 255, 0)
+    for some, one, made in zip(chosen, shown, painted, strict=True):
+        unit = np.clip((np.nan_to_num(some) - low[:, None, None]) / span, 0, 1)
+        made[..., :3] = np.moveaxis(np.rint(255 * unit**0.7), 0, -1)
+        made[..., 3] = np.where(one, 255, 0)
     return painted

@@ -14,7 +14,13 @@ from geoscale.zones import read_zones
 
 
 def write_report(
-    output: str | Path, to: str | Path | None = None, *, notes: Sequence[str] = ()
+    output: str | Path,
+    to: str | Path | None = None,
+    *,
+    notes: Sequence[str] = (),
+    beside: str | Path | None = None,
+    beside_notes: Sequence[str] = (),
+    later: str = "After",
 ) -> Path:
     """Write one self-contained HTML page that shows an output.
 
@@ -28,6 +34,12 @@ def write_report(
         working folder.
     notes : sequence of str
         What a reader must know; shown below the pictures.
+    beside : str or path, optional
+        A change map of the same area, shown beside a map on one grid.
+    beside_notes : sequence of str
+        What a reader must know of it.
+    later : str
+        What the later date of a change map is called.
 
     Returns
     -------
@@ -42,7 +54,8 @@ def write_report(
     url = as_url(output)
     page, told = _choose_page(url, to), read_zones(url)
     if told is None:
-        write_page(url, page, notes=notes)
+        other = None if beside is None else (as_url(beside), beside_notes)
+        write_page(url, page, notes=notes, beside=other, later=later)
     else:
         write_zones(url, told, page, notes=notes)
     return page

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from geoscale.engine.journal import Journal
-from geoscale.report.page import format_area, redact_all, render, write_page
+from geoscale.report.page import redact_all, render, write_page
+from geoscale.results.ground import format_area
 from geoscale.types import Json
 
 

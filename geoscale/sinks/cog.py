@@ -19,6 +19,7 @@ import numpy as np
 from geoscale.errors import OutputError
 from geoscale.patience import explain_store_error
 from geoscale.sinks.layout import find_store, load_template, read_part
+from geoscale.sinks.overviews import find_method
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Layer
 from geoscale.windows import Window
@@ -166,7 +167,7 @@ def _export_one(
             driver="COG",
             COMPRESS="DEFLATE",
             PREDICTOR="NO" if classes else "YES",
-            OVERVIEW_RESAMPLING="MODE" if classes else "AVERAGE",
+            OVERVIEW_RESAMPLING=find_method(layer).upper(),
             BIGTIFF="IF_SAFER",
         )
         if classes and template.classes:
@@ -229,6 +230,7 @@ def _describe(file: Any, template: OutputTemplate, layer: Layer, time: int) -> N
         # A class axis is that of the model's classes where the lengths agree.
         known = [c.name for c in template.classes]
         names = known if len(known) == layer.classes else []
+        names = dict(layer.attrs).get("axis_names", names)
         for band, title in enumerate(names, start=1):
             file.set_band_description(band, title)
     else:

@@ -47,9 +47,9 @@ def write_overviews(
     Class layers take the *mode* of the valid pixels among each 2 x 2, ties go to
     the one that comes first in reading order, so no class wins by its number;
     other layers take the mean of the valid pixels, rounded where stored as
-    integers. Each level comes from the one before: at 1/4 and coarser the mode
-    is a mode of modes. Start it once, after the last block; running it again gives
-    the same bytes.
+    integers; dates and counts of dates take the first valid pixel in reading order.
+    Each level comes from the one before: at 1/4 and coarser the mode is a mode of
+    modes. Start it once, after the last block; running it again gives the same bytes.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def multiscales_attrs(levels: list[tuple[str, OutputTemplate]]) -> Json:
         entry["spatial:transform"] = list(template.transform)
         layout.append(entry)
     names = ("multiscales", "proj", "spatial")
-    kinds = {_method(layer) for layer in levels[0][1].layers}
+    kinds = {find_method(layer) for layer in levels[0][1].layers}
     return {
         "zarr_conventions": [convention(name) for name in names],
         "multiscales": {
@@ -232,6 +232,35 @@ def reduce_mean(data: Array, fill: float) -> Array:
     return np.where(count > 0, mean, fill).astype(data.dtype)
 
 
+def reduce_nearest(data: Array, fill: float) -> Array:
+    """Take the first valid value of every 2 x 2 px, in reading order.
+
+    Parameters
+    ----------
+    data : ndarray, (y, x)
+        Numbers; an odd edge counts as fill.
+    fill : float
+        Not valid; the result only where all four are.
+
+    Returns
+    -------
+    ndarray, (ceil(y / 2), ceil(x / 2))
+        In the dtype of `data`.
+
+    Examples
+    --------
+    >>> reduce_nearest(np.array([[7, 1, 9], [1, 7, 9]], np.uint16), 7)
+    array([[1, 9]], dtype=uint16)
+    """
+    a, b, c, d = _quads(data, fill)
+    found: Array = np.where(c != fill, c, d)
+    found = np.where(b != fill, b, found)
+    return np.where(a != fill, a, found)
+
+
+_REDUCE = {"mode": reduce_mode, "average": reduce_mean, "nearest": reduce_nearest}
+
+
 def _is_full(data: Array, fill: float) -> bool:
     """Whether all four pixels are valid everywhere, as nearly all are."""
     return not any(n % 2 for n in data.shape) and not (data == fill).any()
@@ -246,8 +275,10 @@ def _mean_of_bytes(data: Array) -> Array:
     return mean
 
 
-def _method(layer: Layer) -> str:
-    return "mode" if is_categorical(layer) else "average"
+def find_method(layer: Layer) -> str:
+    """Tell how a layer is made coarser: ``mode``, ``average`` or ``nearest``."""
+    said = dict(layer.attrs).get("resampling")
+    return str(said or ("mode" if is_categorical(layer) else "average"))
 
 
 def _quads(data: Array, fill: float) -> list[Array]:
@@ -324,7 +355,7 @@ def _reduce(
     array: Any, layer: Layer, at: tuple[int, Window], template: OutputTemplate
 ) -> Array:
     time, core = at
-    reduce = reduce_mode if is_categorical(layer) else reduce_mean
+    reduce = _REDUCE[find_method(layer)]
     done = np.empty(layer.block_shape(core.shape), layer.dtype)
     planes = done if layer.classes else done[None]
 

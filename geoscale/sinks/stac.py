@@ -325,6 +325,7 @@ def _describe_layer(layer: Layer, template: OutputTemplate) -> Json:
         known = [c.name for c in template.classes]
         same = len(known) == layer.classes
         names = known if same else [str(i) for i in range(layer.classes)]
+        names = attrs.get("axis_names", names)
         fields["bands"] = [{"name": f"{layer.name}-{name}"} for name in names]
     else:
         fields["bands"] = [{"name": layer.name}]

@@ -1,15 +1,24 @@
-"""Clear: which pixels of a scene show the ground, by a band that says so."""
+"""Clear: which pixels of a scene show the ground, by a band or a model that says so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from geoscale.errors import SourceError
-from geoscale.types import Array, Bool
+from geoscale.types import Array, Bool, Json, Missing
+from geoscale.windows import Window
 from geoscale.words import suggest
 
 SCL: Mapping[str, int] = {
@@ -33,13 +42,19 @@ _NAMES: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 
 
+UNJUDGED = 255
+"""Given by a model where it cannot tell; never a class."""
+
+
 class Mask(BaseModel):
-    """Which values of a band mean that a pixel is not to be used."""
+    """Which values of a band, or classes of a model, mean that a pixel is not used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    asset: str
+    asset: str | None = None
     """Band that tells: ``scl``, ``qa_pixel``, ``fmask``, or any other."""
+    model: str | None = None
+    """Model that tells, instead: a name of the catalogue, or the path of a card."""
     keep: tuple[int | str, ...] | None = None
     """Classes that are clear, by number or name; all others are not."""
     drop: tuple[int | str, ...] | None = None
@@ -47,7 +62,7 @@ class Mask(BaseModel):
     bits: tuple[int | str, ...] | None = None
     """Bits, from 0 or by name, that must not be set."""
     names: Names | None = None
-    """Whose names of classes and bits are meant; default by `asset`."""
+    """Whose names of classes and bits are meant; default by `asset`, or the model's."""
     dilate: int = Field(default=0, ge=0, le=256)
     """Pixels by which what is not clear grows on every side, in px of the output."""
 
@@ -58,8 +73,50 @@ class Mask(BaseModel):
             raise ValueError(
                 f"a mask needs exactly one of keep, drop, bits; got {given or 'none'}"
             )
-        self.numbers()
+        if (self.asset is None) == (self.model is None):
+            raise ValueError("a mask needs either asset, a band, or model; not both")
+        if self.model is None:
+            self.numbers()
+        elif self.bits is not None or self.names is not None:
+            raise ValueError("a model gives classes: say keep or drop, without names")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = dump(self)
+        if data.get("model") is None:
+            data.pop("model", None)  # masks of a band keep the form that they have
+        return data
+
+    def resolve(self, classes: Mapping[str, int]) -> Mask:
+        """Give the mask of a model with numbers in the place of names.
+
+        Parameters
+        ----------
+        classes : mapping of str to int
+            The model's.
+
+        Returns
+        -------
+        Mask
+            Of the same rule.
+
+        Raises
+        ------
+        SourceError
+            If the model has no such class.
+        """
+        rule = "keep" if self.keep is not None else "drop"
+        found = []
+        for value in getattr(self, rule):
+            number = classes.get(value) if isinstance(value, str) else value
+            if number not in classes.values():
+                raise SourceError(
+                    f"mask.{rule}: `{self.model}` has no class `{value}`"
+                    f"{suggest(str(value), classes)}; it has {', '.join(classes)}"
+                )
+            found.append(number)
+        return self.model_copy(update={rule: tuple(found)})
 
     def numbers(self) -> tuple[int, ...]:
         """Classes or bits of the rule, as numbers."""
@@ -91,7 +148,7 @@ class Mask(BaseModel):
     def _number(self, value: int | str) -> int:
         if isinstance(value, int):
             return value
-        known = self.names or self.asset.lower()
+        known = self.names or str(self.asset).lower()
         words = _NAMES.get(known)
         if words is None:
             raise ValueError(
@@ -104,6 +161,48 @@ class Mask(BaseModel):
                 f"{', '.join(words)}"
             )
         return words[value]
+
+
+class Judge(Protocol):
+    """Runs the model of a mask; called by several threads at once.
+
+    What it says of a pixel must not depend on the window that is asked for.
+    """
+
+    def __call__(self, step: int, window: Window) -> tuple[Array, tuple[Missing, ...]]:
+        """Classes (y, x), 255 where it cannot tell; and what is missing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """The model of a mask, as a source must know it; part of what names a result."""
+
+    card: Json
+    """Of the model."""
+    weights_sha256: str
+    """Of its weights."""
+    code_sha256: str | None
+    """Of the user's own Python files that the card names."""
+    inference: Json
+    """How it is run, resolved."""
+    bands: tuple[str, ...]
+    """What it reads."""
+    units: Literal["raw", "reflectance"]
+    """In which units."""
+    multiply: float
+    """Applied to them."""
+    classes: Mapping[str, int]
+    """Names of its classes."""
+
+    def to_json(self) -> Json:
+        """Write as JSON."""
+        return asdict(self) | {"bands": list(self.bands)}
+
+    @classmethod
+    def from_json(cls, plain: Json) -> Judging:
+        """Read what `to_json` wrote."""
+        return cls(**{**plain, "bands": tuple(plain["bands"])})
 
 
 def grow(unclear: Bool, by: int) -> Bool:

@@ -6,36 +6,39 @@ strip by strip, so that memory is bounded whatever the number of dates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoscale.bands import common_name
 from geoscale.errors import SourceError
-from geoscale.memory import COMPOSITE_BYTES
 from geoscale.sources.calibration import Units
-from geoscale.sources.clear import Mask, grow, mask_from
+from geoscale.sources.clear import UNJUDGED, Judge, grow
 from geoscale.sources.fields import parse_datetime
 from geoscale.sources.listing import Tables
-from geoscale.sources.periods import Period, find_periods
+from geoscale.sources.periods import Period
 from geoscale.sources.raster import RasterSource
-from geoscale.sources.steps import Method
+from geoscale.sources.recipes import Recipe
+from geoscale.sources.reducing import (
+    NO_COUNT,
+    Image,
+    Seen,
+    cut_rows,
+    find_ndvi,
+    take_first,
+    take_greenest,
+    take_mean,
+    take_median,
+)
 from geoscale.types import Array, Bool, Floats, Ints, Json, Missing, Pixels
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-LEAST_ROWS = 16
-
-
-class Observation(Protocol):
-    """Reads one date of a window: bands (band, y, x), and where it is clear (y, x)."""
-
-    def __call__(self, step: int, window: Window) -> tuple[Array, Bool]:
-        """Read."""
-        ...
+_AVERAGES = ("mean", "median")
 
 
 class CompositeSource:
@@ -44,30 +47,42 @@ class CompositeSource:
     Parameters
     ----------
     base : RasterSource
-        Every date; with the mask's band last, if there is a mask.
-    periods : sequence of Period
-        Which dates make one image.
-    method : str
-        How.
-    mask : Mask, optional
-        Which pixels are not to be used.
+        Every date; with the mask's band last, if a band is the mask.
+    recipe : Recipe
+        How dates become images.
+    sky : RasterSource, optional
+        Every date as the model of the mask takes it.
+    judge : Judge, optional
+        Runs that model; without it a source with such a mask cannot be read.
 
     Raises
     ------
     SourceError
-        If the method needs a band that is not there.
+        If the method needs a band that is not there, or has no chosen date.
     """
 
     def __init__(
         self,
         base: RasterSource,
-        periods: Sequence[Period],
-        method: Method,
-        mask: Mask | None = None,
+        recipe: Recipe,
+        sky: RasterSource | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        self.base, self.periods = base, tuple(periods)
-        self.method, self.mask = method, mask
-        self._ndvi = _find_ndvi(self.bands) if method == "max-ndvi" else None
+        self.base, self.recipe, self.sky = base, recipe, sky
+        self._judge = judge
+        self._ndvi = find_ndvi(self.bands) if recipe.method == "max-ndvi" else None
+        self._whens = [parse_datetime(t, "time step") for t in base.times]
+        if "observed" in recipe.layers and recipe.method in _AVERAGES:
+            raise SourceError(
+                f"imagery.layers: a {recipe.method} is of no single date, there is no "
+                "`observed`; leave it out, or choose first, last, nearest, best or "
+                "max-ndvi"
+            )
+
+    @property
+    def periods(self) -> tuple[Period, ...]:
+        """Which dates make one image."""
+        return self.recipe.periods
 
     @property
     def geobox(self) -> GeoBox:
@@ -82,18 +97,23 @@ class CompositeSource:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands, without the mask's."""
-        return self.base.bands if self.mask is None else self.base.bands[:-1]
+        return self.base.bands[:-1] if self._has_band else self.base.bands
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Dtype of the dates, float32 where values are averaged."""
-        averages = self.method in ("mean", "median")
+        averages = self.recipe.method in _AVERAGES
         return np.dtype(np.float32) if averages else self.base.dtype
 
     @property
     def item_ids(self) -> list[str]:
         """Ids of all items, in the order of their numbers."""
         return self.base.item_ids
+
+    @property
+    def _has_band(self) -> bool:
+        mask = self.recipe.mask
+        return mask is not None and mask.model is None
 
     def read(self, window: Window, times: Sequence[int]) -> Pixels:
         """Read a window for some periods.
@@ -108,19 +128,23 @@ class CompositeSource:
         ReadError
             If a file cannot be read.
         """
+        shape = (len(times), *window.shape)
         data = np.zeros((len(times), len(self.bands), *window.shape), self.dtype)
-        valid = np.zeros((len(times), *window.shape), bool)
+        valid, shown = np.zeros(shape, bool), np.zeros(shape, bool)
+        layers: dict[str, Array] = {
+            name: np.full(shape, 0 if name == "observations" else NO_COUNT, np.uint16)
+            for name in self.recipe.layers
+        }
         missing: dict[tuple[str, ...], Missing] = {}
-
-        def observe(step: int, window: Window) -> tuple[Array, Bool]:
-            """Read one date."""
-            values, clear, lacking = self._observe(step, window)
-            missing.update({(m.item, *m.bands): m for m in lacking})
-            return values, clear
-
         for k, time in enumerate(times):
-            self._make(self.periods[time], window, observe, data[k], valid[k])
-        return Pixels(data, valid, tuple(v for _, v in sorted(missing.items())))
+            told = {name: layer[k] for name, layer in layers.items()}
+            count, day = told.get("observations"), told.get("observed")
+            image = Image(data[k], valid[k], shown[k], count, day)
+            self._make(self.periods[time], window, image, missing)
+            if count is not None:
+                np.copyto(count, NO_COUNT, where=~shown[k])
+        holes = tuple(v for _, v in sorted(missing.items()))
+        return Pixels(data, valid, holes, shown, layers)
 
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:
         """Tell which cells of a lattice any item of a period may touch."""
@@ -137,29 +161,36 @@ class CompositeSource:
         return windows, items
 
     def calibrated(self, units: Units, multiply: float = 1.0) -> CompositeSource:
-        """Give this source in other units; the mask's band stays as stored."""
-        base = self.base.calibrated(units, multiply)
-        return CompositeSource(base, self.periods, self.method, self.mask)
+        """Give this source in other units; what the mask is made of stays as it is."""
+        return self._with(base=self.base.calibrated(units, multiply))
 
     def coarser(self, geobox: GeoBox) -> CompositeSource:
-        """Give this source on a coarser grid; see `RasterSource.coarser`."""
-        base = self.base.coarser(geobox)
-        return CompositeSource(base, self.periods, self.method, self.mask)
+        """Give this source on a coarser grid, without a model's mask: for pictures."""
+        return self.unjudged()._with(base=self.base.coarser(geobox))
+
+    def judged(self, judge: Judge) -> CompositeSource:
+        """Give this source with the model of its mask at hand."""
+        return self._with(_judge=judge)
+
+    def unjudged(self) -> CompositeSource:
+        """Give this source without a model's mask: for pictures and for trials."""
+        if self.sky is None:
+            return self
+        bare = replace(self.recipe, mask=None, judging=None)
+        return self._with(recipe=bare, sky=None, _judge=None)
 
     def spec(self) -> Json:
         """Everything needed to rebuild this source elsewhere, beside its `tables`."""
-        return {
+        base = self.base.spec()
+        found = {
             "kind": "composite",
-            "base": self.base.spec(),
-            "grid": self.base.spec()["grid"],
-            "reading": self.base.spec()["reading"],
+            "base": base,
+            "grid": base["grid"],
+            "reading": base["reading"],
             "remote": self.base.items.is_remote,
-            "periods": [
-                [p.name, p.label, p.middle, list(p.steps)] for p in self.periods
-            ],
-            "method": self.method,
-            "mask": None if self.mask is None else self.mask.model_dump(mode="json"),
+            **self.recipe.to_json(),
         }
+        return found if self.sky is None else found | {"sky": self.sky.spec()}
 
     def tables(self) -> dict[str, bytes]:
         """Give the list of items, which the spec only names."""
@@ -168,158 +199,119 @@ class CompositeSource:
     @classmethod
     def from_spec(cls, spec: Json, tables: Tables | None) -> CompositeSource:
         """Rebuild a source from its spec and the list of items beside it."""
-        periods = [Period(n, a, b, tuple(steps)) for n, a, b, steps in spec["periods"]]
         base = RasterSource.from_spec(spec["base"], tables)
-        return cls(base, periods, spec["method"], mask_from(spec["mask"]))
+        sky = spec.get("sky")
+        return cls(
+            base,
+            Recipe.from_json(spec),
+            None if sky is None else RasterSource.from_spec(sky, tables),
+        )
 
-    def _observe(
-        self, step: int, window: Window
-    ) -> tuple[Array, Bool, tuple[Missing, ...]]:
-        """Bands of one date, where they are clear, and what is missing."""
-        if self.mask is None:
-            found = self.base.read(window, [step])
-            return found.data[0], found.valid[0], found.missing
-        by = self.mask.dilate
-        height, width = map(int, self.geobox.shape)
-        wide = window.grow(by).clip((height, width))
-        found = self.base.read(wide, [step])
-        # what is not valid is not grown: the edge of a scene is no cloud
-        unclear = ~self.mask.find_clear(found.data[0, -1]) & found.valid[0]
-        clear = found.valid[0] & ~grow(unclear, by)
-        inner = window.within(wide)
-        return found.data[0][(slice(-1), *inner)], clear[inner], found.missing
+    def _with(self, **changes: Any) -> CompositeSource:
+        other = copy.copy(self)
+        other.__dict__.update(changes)
+        return other
 
     def _make(
         self,
         period: Period,
         window: Window,
-        observe: Observation,
-        data: Array,
-        valid: Bool,
+        image: Image,
+        missing: dict[tuple[str, ...], Missing],
     ) -> None:
-        steps = self._order(period)
-        if self.method == "median":
-            for strip, rows in _strips(window, len(steps), data):
-                _median([observe(s, strip) for s in steps], data[:, rows], valid[rows])
+        steps, method = self._order(period), self.recipe.method
+        if method == "median":
+            self._make_median(steps, window, image, missing)
             return
-        dates = (observe(step, window) for step in steps)
-        if self.method == "mean":
-            _mean(dates, data, valid)
+        dates = (self._observe(step, window, missing) for step in steps)
+        if method == "mean":
+            take_mean(dates, image)
         elif self._ndvi is not None:
-            _greenest(dates, self._ndvi, data, valid)
+            take_greenest(dates, self._ndvi, image)
         else:
-            _first(dates, data, valid)
+            take_first(dates, image)
+
+    def _make_median(
+        self,
+        steps: Sequence[int],
+        window: Window,
+        image: Image,
+        missing: dict[tuple[str, ...], Missing],
+    ) -> None:
+        """Median of strips; a model judges many strips of a date at once, as bits."""
+        width, bands = window.shape[1], len(self.base.bands)
+        values = len(steps) * bands * width * 8
+        for part, rows in cut_rows(window, len(steps) * width // 8):
+            whole, kept = image.rows(rows), {}
+            if self.sky is not None:
+                kept = {
+                    s: np.packbits(self._judge_step(s, part, missing)) for s in steps
+                }
+            for strip, inner in cut_rows(part, values):
+                dates = []
+                for step in steps:
+                    clear = None
+                    if step in kept:
+                        bits = np.unpackbits(kept[step], count=part.size)
+                        clear = bits.view(bool).reshape(part.shape)[inner]
+                    dates.append(self._observe(step, strip, missing, clear))
+                take_median(dates, whole.rows(inner))
+
+    def _observe(
+        self,
+        step: int,
+        window: Window,
+        missing: dict[tuple[str, ...], Missing],
+        clear: Bool | None = None,
+    ) -> Seen:
+        """Bands of one date, and where they are clear, which may be known already."""
+        by = self.recipe.mask.dilate if self.recipe.mask and self._has_band else 0
+        wide = window.grow(by).clip(self.base.target.shape)
+        found = self.base.read(wide, [step])
+        note(missing, found.missing)
+        values, valid, inner = found.data[0], found.valid[0], window.within(wide)
+        day = (self._whens[step] - parse_datetime("1970-01-01", "epoch")).days
+        if self._has_band and self.recipe.mask is not None:
+            # what is not valid is not grown: the edge of a scene is no cloud
+            unclear = ~self.recipe.mask.find_clear(values[-1]) & valid
+            seen = (valid & ~grow(unclear, by))[inner]
+            return Seen(values[(slice(-1), *inner)], seen, valid[inner], day)
+        if self.sky is not None:
+            if clear is None:
+                clear = self._judge_step(step, window, missing)
+            return Seen(values, valid & clear, valid, day)
+        return Seen(values, valid, valid, day)
+
+    def _judge_step(
+        self, step: int, window: Window, missing: dict[tuple[str, ...], Missing]
+    ) -> Bool:
+        """Tell by the model which pixels of one date are clear."""
+        mask = self.recipe.mask
+        assert mask is not None
+        assert self._judge is not None, "a source with a model's mask needs a judge"
+        wide = window.grow(mask.dilate).clip(self.base.target.shape)
+        classes, lacking = self._judge(step, wide)
+        note(missing, lacking)
+        judged = classes != UNJUDGED
+        unclear = ~mask.find_clear(classes) & judged
+        clear: Bool = (judged & ~grow(unclear, mask.dilate))[window.within(wide)]
+        return clear
 
     def _order(self, period: Period) -> tuple[int, ...]:
         """Time steps of a period, the best first."""
-        if self.method == "last":
+        method = self.recipe.method
+        if method == "last":
             return period.steps[::-1]
-        if self.method != "nearest":
+        if method not in ("nearest", "best"):
             return period.steps
         middle = parse_datetime(period.middle, "period")
-        whens = [parse_datetime(t, "time step") for t in self.base.times]
-        return tuple(sorted(period.steps, key=lambda s: abs(whens[s] - middle)))
+        cloud = self.recipe.cloud or (0.0,) * len(self._whens)
+        # of equal ones the earlier, for the sort is stable
+        ranks = [(cloud[s], abs(self._whens[s] - middle)) for s in period.steps]
+        order = sorted(range(len(ranks)), key=ranks.__getitem__)
+        return tuple(period.steps[k] for k in order)
 
 
-def composite(
-    base: RasterSource,
-    periods: Any,
-    method: Method | None,
-    mask: Mask | None,
-) -> CompositeSource:
-    """Make one image of each period of a source.
-
-    Parameters
-    ----------
-    base : RasterSource
-        Every date; with the mask's band last.
-    periods : mapping, sequence or None
-        As `find_periods` takes them.
-    method : str, optional
-        Default ``median``.
-    mask : Mask, optional
-        Which pixels are not to be used.
-
-    Returns
-    -------
-    CompositeSource
-        Nothing is read.
-    """
-    found = find_periods(periods, base.times)
-    return CompositeSource(base, found, method or "median", mask)
-
-
-def _strips(window: Window, count: int, data: Array) -> Iterator[tuple[Window, slice]]:
-    """Cut a window into strips of which all dates fit into memory."""
-    row = count * data.shape[0] * window.shape[1] * 8
-    rows = max(LEAST_ROWS, COMPOSITE_BYTES // max(1, row))
-    for y in range(window.y0, window.y1, rows):
-        strip = Window(y, window.x0, min(y + rows, window.y1), window.x1)
-        yield strip, slice(strip.y0 - window.y0, strip.y1 - window.y0)
-
-
-def _median(dates: Sequence[tuple[Array, Bool]], data: Array, valid: Bool) -> None:
-    """Median of the clear values; of an even number the mean of the middle two."""
-    values = np.stack([v for v, _ in dates]).astype(np.float32)
-    clear = np.stack([c for _, c in dates])
-    # what is not clear sorts to the end: the middle of the others is found by number
-    np.copyto(values, np.inf, where=~clear[:, None])
-    values.sort(axis=0)
-    count = clear.sum(axis=0)
-    seen = count > 0
-    for side in (np.maximum(count - 1, 0) // 2, count // 2):
-        at = np.minimum(side, len(dates) - 1)[None, None]
-        picked = np.take_along_axis(values, np.broadcast_to(at, (1, *data.shape)), 0)[0]
-        data += np.where(seen, picked, 0) * np.float32(0.5)
-    valid[:] = seen
-
-
-def _mean(dates: Iterator[tuple[Array, Bool]], data: Array, valid: Bool) -> None:
-    total = np.zeros(data.shape, np.float64)
-    count = np.zeros(valid.shape, np.int32)
-    for values, clear in dates:
-        total += np.where(clear, values, 0)
-        count += clear
-    valid[:] = count > 0
-    data[:] = total / np.maximum(count, 1)
-
-
-def _first(dates: Iterator[tuple[Array, Bool]], data: Array, valid: Bool) -> None:
-    for values, clear in dates:
-        new = clear & ~valid
-        np.copyto(data, values, where=new)
-        valid |= new
-        if valid.all():
-            return
-
-
-def _greenest(
-    dates: Iterator[tuple[Array, Bool]],
-    ndvi: tuple[int, int],
-    data: Array,
-    valid: Bool,
-) -> None:
-    red, nir = ndvi
-    best = np.full(valid.shape, -np.inf, np.float32)
-    for values, clear in dates:
-        a, b = values[nir].astype(np.float32), values[red].astype(np.float32)
-        total = a + b
-        with np.errstate(divide="ignore", invalid="ignore"):
-            green = np.where(total != 0, (a - b) / total, np.float32(-2))
-        new = clear & (green > best)
-        np.copyto(data, values, where=new)
-        np.copyto(best, green, where=new)
-        valid |= new
-
-
-def _find_ndvi(bands: Sequence[str]) -> tuple[int, int]:
-    names = [common_name(band, "sentinel-2") or band for band in bands]
-    for place, name in enumerate(bands):
-        if name in ("red", "nir"):
-            names[place] = name
-    if not {"red", "nir"} <= set(names):
-        raise SourceError(
-            f"composite max-ndvi needs the bands red and nir, the model reads "
-            f"{', '.join(bands)}; choose median or first"
-        )
-    return names.index("red"), names.index("nir")
+def note(found: dict[tuple[str, ...], Missing], lacking: Sequence[Missing]) -> None:
+    """Note what is missing, each asset once."""
+    found.update({(one.item, *one.bands): one for one in lacking})

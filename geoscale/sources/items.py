@@ -86,6 +86,8 @@ class Item:
     """Processing baseline, ``05.11``, or None."""
     offset_applied: bool | None = None
     """Whether the provider says that the offset is already in the pixels."""
+    cloud_cover: float | None = None
+    """Percent of it that is cloud, or None; not kept with a source."""
 
     @property
     def sensor(self) -> str | None:
@@ -132,9 +134,12 @@ def _without_defaults(value: Item | Asset) -> dict[str, Any]:
     return found
 
 
+_NOT_KEPT = ("assets", "cloud_cover")
 # asked for a million times
 _FIELDS: dict[type[Any], list[tuple[str, Any]]] = {
-    kind: [(f.name, f.default) for f in dataclasses.fields(kind) if f.name != "assets"]
+    kind: [
+        (f.name, f.default) for f in dataclasses.fields(kind) if f.name not in _NOT_KEPT
+    ]
     for kind in (Item, Asset)
 }
 
@@ -197,6 +202,7 @@ def normalise_item(raw: Mapping[str, Any], base_href: str = "") -> Item:
         footprint=_footprint(raw),
         baseline=_baseline(properties),
         offset_applied=properties.get("earthsearch:boa_offset_applied"),
+        cloud_cover=_number(properties.get("eo:cloud_cover")),
     )
 
 

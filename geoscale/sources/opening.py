@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from geoscale.plans import InferencePlan
     from geoscale.sources.arrays import ArraySource
+    from geoscale.sources.clear import Judging
     from geoscale.sources.composite import CompositeSource
+    from geoscale.sources.shifted import ShiftedSource
     from geoscale.types import Json, Source
 
-    AnySource = RasterSource | ArraySource | CompositeSource
+    AnySource = RasterSource | ArraySource | CompositeSource | ShiftedSource
 
 
 def open_source(
@@ -37,6 +39,7 @@ def open_source(
     bands: Sequence[str] | None = None,
     sensor: str | None = None,
     keep: bool = False,
+    judging: Judging | None = None,
 ) -> AnySource:
     """Open imagery as a source; metadata are read, pixels are not.
 
@@ -55,6 +58,8 @@ def open_source(
     keep : bool
         Whether the items' other bands may be asked for later: then all are kept in
         memory as they came.
+    judging : Judging, optional
+        The model of the mask, where a model is.
 
     Returns
     -------
@@ -78,14 +83,19 @@ def open_source(
         return open_array(asked, where, geobox=geobox, bands=bands, sensor=sensor)
     items, names = iter_items(asked, where), asked.bands or bands
     kept = sort_items(items) if keep or not names else None
-    survey = survey_items(asked, kept or items, names or _all_bands(kept or []), sensor)
+    names = names or _all_bands(kept or [])
+    survey = survey_items(asked, kept or items, names, sensor, judging)
     if geobox is None:
         geobox = choose_grid(survey.examples, survey.layout, where, survey.counts)
-    return lay_out(asked, survey, geobox, kept)
+    return lay_out(asked, survey, geobox, kept, judging)
 
 
 def survey_items(
-    asked: Imagery, items: Iterable[Item], bands: Sequence[str], sensor: str | None
+    asked: Imagery,
+    items: Iterable[Item],
+    bands: Sequence[str],
+    sensor: str | None,
+    judging: Judging | None = None,
 ) -> Survey:
     """Meet all items once.
 
@@ -99,19 +109,31 @@ def survey_items(
         Bands to read; that of the mask comes last.
     sensor : str or None
         Sensor whose band names the model uses.
+    judging : Judging, optional
+        The model of the mask; its bands come last.
 
     Returns
     -------
     Survey
         For any grid.
     """
-    if asked.mask is not None:
+    own = len(bands)
+    if asked.mask is not None and asked.mask.asset is not None:
         bands = [*(n for n in bands if n != asked.mask.asset), asked.mask.asset]
-    return Survey(items, bands, asked.sensor if asked.bands else sensor)
+        own = len(bands)
+    elif judging is not None:
+        bands = [*bands, *(n for n in judging.bands if n not in bands)]
+    survey = Survey(items, bands, asked.sensor if asked.bands else sensor)
+    survey.own = own
+    return survey
 
 
 def lay_out(
-    asked: Imagery, survey: Survey, geobox: GeoBox, kept: Sequence[Item] | None = None
+    asked: Imagery,
+    survey: Survey,
+    geobox: GeoBox,
+    kept: Sequence[Item] | None = None,
+    judging: Judging | None = None,
 ) -> RasterSource | CompositeSource:
     """Make a source of surveyed items on a grid.
 
@@ -125,19 +147,39 @@ def lay_out(
         The grid.
     kept : sequence of Item, optional
         The items with all their assets.
+    judging : Judging, optional
+        The model of the mask.
 
     Returns
     -------
     RasterSource or CompositeSource
         As `open_source` gives.
-    """
-    source = RasterSource(survey, survey.bands, geobox, reading=asked.reading())
-    source.offered = kept
-    if asked.is_composite:
-        from geoscale.sources.composite import composite
 
-        return composite(source, asked.periods, asked.composite, asked.mask)
-    return source
+    Raises
+    ------
+    SourceError
+        If the mask is a model's, and that was not found.
+    """
+    reading = asked.reading()
+    source = RasterSource(survey, survey.bands[: survey.own], geobox, reading=reading)
+    source.offered = kept
+    if not asked.is_composite:
+        return source
+    from geoscale.sources.composite import CompositeSource
+    from geoscale.sources.recipes import make_recipe
+
+    sky = None
+    if judging is not None:
+        sky = RasterSource(source.items, judging.bands, geobox, reading=reading)
+        sky = sky.calibrated(judging.units, judging.multiply)
+    elif asked.mask is not None and asked.mask.model is not None:
+        raise SourceError(
+            "imagery.mask: a model judges pixels where a map is made; it serves jobs "
+            "(geoscale.run_job, geoscale run), not stacks: give asset instead"
+        )
+    clouds = survey.list_clouds() if asked.composite == "best" else ()
+    recipe = make_recipe(source, asked, judging=judging, cloud=clouds)
+    return CompositeSource(source, recipe, sky)
 
 
 def find_items(
@@ -220,6 +262,24 @@ def source_of(plan: InferencePlan) -> Source:
     return found
 
 
+def unjudged(source: Source) -> Source:
+    """Give a source without a model's mask, which only a kernel has at hand.
+
+    Parameters
+    ----------
+    source : Source
+        Any.
+
+    Returns
+    -------
+    Source
+        For pictures and trials: it may show clouds.
+    """
+    from geoscale.sources.composite import CompositeSource
+
+    return source.unjudged() if isinstance(source, CompositeSource) else source
+
+
 def list_sources(plan: InferencePlan) -> list[str]:
     """Ids of all items of a plan, unsigned; empty for arrays.
 
@@ -233,7 +293,7 @@ def list_sources(plan: InferencePlan) -> list[str]:
     list of str
         In the order of (time, id).
     """
-    holds = plan.source.get("kind") in ("raster", "composite")
+    holds = plan.source.get("kind") in ("raster", "composite", "shifted")
     return source_of(plan).item_ids if holds else []
 
 
@@ -259,6 +319,12 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
         from geoscale.sources.composite import CompositeSource
 
         return CompositeSource.from_spec(spec, tables)
+    if kind == "shifted":
+        from geoscale.sources.shifted import ShiftedSource
+
+        base: Any = source_from_spec(spec["base"], tables)
+        y, x = spec["shift"]
+        return ShiftedSource(base, y, x, spec["first"])
     from geoscale.sources.arrays import ArraySource, ZarrSource
 
     if kind == "zarr":
@@ -271,8 +337,8 @@ def source_from_spec(spec: Json, tables: Tables | None = None) -> AnySource:
 def _refuse_composite(asked: Imagery) -> None:
     if asked.is_composite:
         raise SourceError(
-            "periods, composite and mask are for scenes (items, api, files); of an "
-            "array make the composite with xarray, and give that"
+            "periods, composite, mask, near and layers are for scenes (items, api, "
+            "files); of an array make the composite with xarray, and give that"
         )
 
 

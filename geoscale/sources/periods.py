@@ -5,13 +5,19 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 from geoscale.errors import SourceError
 from geoscale.sources.fields import format_label, parse_datetime
+from geoscale.words import suggest
+
+EACH = "each scene"
+"""As periods: every time step is one."""
+SHOWN = 6
+"""Most names that an error lists."""
 
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
 _YEAR = re.compile(r"\d{4}")
@@ -27,24 +33,29 @@ class Period:
     label: str
     """Where it begins: ISO 8601, UTC, no zone."""
     middle: str
-    """Half way to its end, as `label`."""
+    """Half way to its end, or the date that was asked for, as `label`."""
     steps: tuple[int, ...]
     """Time steps of the stack, ascending."""
 
 
 def find_periods(
-    asked: Mapping[str, str] | Sequence[str] | None, times: Sequence[str]
+    asked: Mapping[str, str] | Sequence[str] | None,
+    times: Sequence[str],
+    near: Mapping[str, str] | str | None = None,
 ) -> tuple[Period, ...]:
     """Sort the time steps of a stack into periods.
 
     Parameters
     ----------
-    asked : mapping, sequence or None
+    asked : mapping, sequence, ``each scene`` or None
         Name → period, or periods, as ``2024``, ``2024-06``, ``2024-06-15`` or two of
         these with a slash between; the last day, month or year belongs to it. None: one
         period of all.
     times : sequence of str
         Labels of the stack's time steps, ascending.
+    near : str or mapping, optional
+        Date to which pixels are to be near, or name of a period → date; default: the
+        middle of each period.
 
     Returns
     -------
@@ -55,7 +66,7 @@ def find_periods(
     ------
     SourceError
         If a period is no period, overlaps another, or has no time step: then the
-        nearest one is named.
+        nearest one is named. If `near` names a period that is not there.
 
     Examples
     --------
@@ -64,6 +75,9 @@ def find_periods(
     [(0,), (1,)]
     """
     whens = [parse_datetime(label, "time step") for label in times]
+    if asked == EACH:
+        each = [Period(t, t, t, (k,)) for k, t in enumerate(times)]
+        return _with_near(each, near)
     if asked is None:
         asked = {"all": f"{whens[0].isoformat()}/{whens[-1].isoformat()}"}
     named = asked if isinstance(asked, Mapping) else {text: text for text in asked}
@@ -83,7 +97,28 @@ def find_periods(
             raise SourceError(_say_empty(name, str(named[name]), start, end, whens))
         middle = start + (end - start) / 2
         found.append(Period(name, format_label(start), format_label(middle), steps))
-    return tuple(found)
+    return _with_near(found, near)
+
+
+def _with_near(
+    periods: Sequence[Period], near: Mapping[str, str] | str | None
+) -> tuple[Period, ...]:
+    """Put the dates that were asked for in the place of the middles."""
+    if near is None:
+        return tuple(periods)
+    names = [period.name for period in periods]
+    dates = near if isinstance(near, Mapping) else dict.fromkeys(names, near)
+    for name in dates:
+        if name not in names:
+            raise SourceError(
+                f"imagery.near names the period `{name}`{suggest(name, names)}; the "
+                f"periods are {', '.join(names[:SHOWN])}"
+            )
+    middles = {
+        name: format_label(parse_datetime(text, "imagery.near"))
+        for name, text in dates.items()
+    }
+    return tuple(replace(p, middle=middles.get(p.name, p.middle)) for p in periods)
 
 
 def parse_period(text: Any) -> tuple[datetime, datetime]:

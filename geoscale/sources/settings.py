@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal, TypeVar
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -20,6 +22,7 @@ from geoscale.sources.calibration import Calibration
 from geoscale.sources.clear import Mask
 from geoscale.sources.hrefs import Access
 from geoscale.sources.missing import MOST_MISSING, OnMissing
+from geoscale.sources.reducing import LayerName
 from geoscale.sources.signing import find_signer
 from geoscale.sources.steps import GroupBy, Method
 from geoscale.sources.targets import Reading
@@ -63,10 +66,15 @@ class Imagery(BaseModel):
 
     bands: list[str] | None = None
     """Bands to read; default what the model asks for, else all."""
-    periods: dict[str, str] | list[str] | None = None
+    periods: dict[str, str] | list[str] | Literal["each scene"] | None = None
     """Dates that become one image each: name → ``2024-06/2024-08``, or such periods."""
     composite: Method | None = None
     """How the dates of a period become one image; default median."""
+    near: str | dict[str, str] | None = None
+    """Date for ``nearest`` and ``best``, or period → date; default: the middle."""
+    layers: list[LayerName] | None = None
+    """What the output tells of the dates of each pixel: ``observations``,
+    ``observed``."""
     mask: Mask | None = None
     """Pixels that a composite leaves out."""
     sensor: str | None = None
@@ -104,6 +112,14 @@ class Imagery(BaseModel):
     variable: str | list[str] | None = None
     """Variable of a Zarr store, or one for each band."""
 
+    @field_validator("times", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        # YAML makes dates of what is not quoted
+        if not isinstance(value, list | tuple):
+            return value
+        return [v.isoformat() if isinstance(v, date) else v for v in value]
+
     @model_validator(mode="after")
     def _has_one_origin(self) -> Imagery:
         given = [name for name in _ORIGINS if getattr(self, name) is not None]
@@ -117,7 +133,8 @@ class Imagery(BaseModel):
     @property
     def is_composite(self) -> bool:
         """Whether several dates become one image."""
-        return any(v is not None for v in (self.periods, self.composite, self.mask))
+        said = (self.periods, self.composite, self.mask, self.near, self.layers)
+        return any(v is not None for v in said)
 
     def access(self) -> Access:
         """How files may be reached."""
@@ -142,7 +159,9 @@ class Imagery(BaseModel):
                 scale=self.scale,
                 offset=self.offset,
                 harmonize=self.harmonize,
-                plain=() if self.mask is None else (self.mask.asset,),
+                plain=()
+                if self.mask is None or not self.mask.asset
+                else (self.mask.asset,),
             ),
             access=self.access(),
             on_missing=self.on_missing,

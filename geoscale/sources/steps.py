@@ -14,10 +14,13 @@ GroupBy = Literal["solar_day", "item", "all"]
 """``solar_day``: one step for each day at the place; ``item``: one for each item;
 ``all``: one."""
 
-Method = Literal["median", "mean", "first", "last", "nearest", "max-ndvi"]
+Method = Literal[
+    "median", "mean", "first", "last", "nearest", "best", "max-ndvi", "vote"
+]  # fmt: skip
 """How several dates become one image. ``first``, ``last``: the earliest and the latest
-clear pixel; ``nearest``: the clear pixel nearest to the middle of the period;
-``max-ndvi``: the greenest."""
+clear pixel; ``nearest``: the clear pixel nearest to the middle of the period; ``best``:
+that of the scene with the least cloud; ``max-ndvi``: the greenest. ``vote``: they do
+not; each scene is classified, and the classes vote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,11 +56,14 @@ class Survey:
     ) -> None:
         self.bands = tuple(bands)
         """Names of the bands, as they were asked for."""
+        self.own = len(self.bands)
+        """How many of them, from the first, the stack has; others are a mask's."""
         self._chooser = Chooser(bands, sensor)
         self._texts: list[bytes] = []
         self._sums: list[int] = []
         self._order: list[tuple[Any, str]] = []
         self._middles: list[float | None] = []
+        self._clouds: list[float | None] = []
         self._kinds, self._outlines = _Numbers(), _Numbers()
         self._kind_of: list[int] = []
         self._outline_of: list[int] = []
@@ -78,8 +81,9 @@ class Survey:
 
     @property
     def layout(self) -> list[list[Asset]]:
-        """Assets of the examples, in the order of the bands."""
-        return [[item.assets[b] for b in self.bands] for item in self.examples]
+        """Assets of the examples, in the order of the stack's bands."""
+        own = self.bands[: self.own]
+        return [[item.assets[b] for b in own] for item in self.examples]
 
     @property
     def counts(self) -> list[int]:
@@ -107,6 +111,10 @@ class Survey:
         other = copy.copy(self)
         other._only = frozenset(examples)
         return other
+
+    def list_clouds(self) -> list[float | None]:
+        """Percent of cloud of each item, in the order of the listing."""
+        return [self._clouds[k] for k in self._sort()]
 
     def finish(
         self, target: Target, groupby: GroupBy, *, anywhere: bool = False
@@ -153,6 +161,7 @@ class Survey:
         self._order.append((item.when, item.id))
         self._collections.append(item.collection)
         self._middles.append(find_middle(item))
+        self._clouds.append(item.cloud_cover)
         self._kind_of.append(self._kinds.give(_find_kind(chosen)))
         outline = find_outline(chosen)
         number = self._outlines.give(outline)

@@ -26,6 +26,7 @@ from geoscale.sources.utm import Zone, cut_sides, split_area
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+    from geoscale.sources.clear import Judging
     from geoscale.sources.composite import CompositeSource
     from geoscale.sources.raster import RasterSource
 
@@ -53,6 +54,7 @@ def open_zones(
     bands: Sequence[str],
     sensor: str | None,
     margin_px: int,
+    judging: Judging | None = None,
 ) -> Iterator[ZoneStack]:
     """Open imagery once for every UTM zone that the area touches.
 
@@ -69,6 +71,8 @@ def open_zones(
     margin_px : int
         How far a grid goes on across the borders of its zone, so that the network has
         there the context that it has elsewhere.
+    judging : Judging, optional
+        The model of the mask, where a model is.
 
     Yields
     ------
@@ -86,7 +90,7 @@ def open_zones(
 
     _check(imagery, grid)
     items = iter_items(imagery, grid)
-    survey = survey_items(imagery, items, imagery.bands or bands, sensor)
+    survey = survey_items(imagery, items, imagery.bands or bands, sensor, judging)
     trust_file = imagery.trust == "file"  # then items may lie about their places
     places = [None if trust_file else _find_place(one) for one in survey.outlines]
     tree = shapely.STRtree(places)
@@ -104,7 +108,9 @@ def open_zones(
             polygon = shapely.box(*geobox.boundingbox)
         if not trust_file:
             near = _touching(near, survey.outlines, geobox)
-        source = lay_out(imagery, survey.within(near), geobox) if near else None
+        source = None
+        if near:
+            source = lay_out(imagery, survey.within(near), geobox, judging=judging)
         yield ZoneStack(zone=zone, area=Area(polygon, geobox, zone), source=source)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from geoscale.card import CHANGES, ModelCard, OutputClass
 from geoscale.errors import JobError
 from geoscale.passes import Fold
-from geoscale.tasks.stored import NODATA, class_layer, quantise, quantised_layer
-from geoscale.types import Array, Bool, Float, Layer
+from geoscale.tasks.stored import NODATA, QUANTA, class_layer, quantise, quantised_layer
+from geoscale.types import Array, Bool, ChangeSpec, Float, Layer
 from geoscale.words import suggest
 
 NETWORK_OUTPUTS = ("change", "probability")
@@ -44,8 +44,6 @@ class NetworkChange:
         If an output is not known.
     """
 
-    on_device = None
-
     def __init__(
         self,
         card: ModelCard,
@@ -61,6 +59,17 @@ class NetworkChange:
     def layers(self) -> tuple[Layer, ...]:
         """What is stored, in a fixed order."""
         return self._out.layers
+
+    @property
+    def on_device(self) -> ChangeSpec:
+        """What `finish` does, for a device that does it itself."""
+        stored = [one.dtype for one in self.layers if one.name == "probability"]
+        return ChangeSpec(
+            threshold=float(self._threshold),
+            probability=stored[0] if stored else "",
+            steps=QUANTA,
+            nodata=NODATA,
+        )
 
     def finish(self, scores: Float, valid: Bool) -> dict[str, Array]:
         """Turn scores of one block into its layers.

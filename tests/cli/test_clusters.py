@@ -43,7 +43,6 @@ def test_a_number_and_an_address_will_do():
         ("type: local\nmemory: lots", "`memory`"),
         ("type: lokal", r"did you mean `local`\?"),
         ("workers: 2", "`type` is missing"),
-        ("type: slurm\nqueue: gpu", "come with a later version"),
         ("type: scheduler\naddress: 10.0.0.1:8786", "`address`"),
         ("type: local\nhost: 0.0.0.0; rm", "`host`"),
         ("type: local\ntls_folder: a", "`tls_folder` goes with TLS"),

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from geoscale.demo import run_demo
-from geoscale.demo.scenes import NOTE, lay_out, load_pixels
+from geoscale.demo.scenes import (
+    CUT_NOTE,
+    LATER_ITEMS,
+    NOTE,
+    fell,
+    lay_out,
+    load_pixels,
+)
 from geoscale.errors import JobError, MissingDependencyError, OutputError
 from geoscale.sinks.layout import open_output
 
@@ -50,8 +57,50 @@ def test_it_says_what_it_does(demo):
     assert "mirrored" in demo["said"]
     assert "InferencePlan" in demo["said"]
     assert list(demo["seconds"]) == [
-        "imagery", "plan", "cluster", "run", "export", "report",
+        "imagery", "plan", "cluster", "run", "change", "export", "report",
     ]  # fmt: skip
+
+
+def test_the_simulated_clear_cut_is_found_and_nothing_else(demo):
+    """The stand and what lies within reach of the network: no pixel elsewhere."""
+    whole = load_pixels(600)
+    stand = (fell(whole) != whole).any(axis=0)
+    assert 1500 < stand.sum() < 2500
+    found = open_output(demo["change"], raw=True)
+    changed = found.change.values[0] == 1
+    assert changed[stand].mean() > 0.6
+    rows, columns = np.nonzero(stand)
+    near = np.zeros_like(stand)
+    near[: rows.max() + 29, columns.min() - 28 : columns.max() + 29] = True
+    assert not changed[~near].any()
+    where = found.from_class.values[0][changed & stand]
+    assert (where == 1).mean() > 0.95  # trees
+    (told,) = found.attrs["compared_dates"]
+    assert (told["from"][:4], told["to"][:4]) == ("2024", "2025")
+
+
+def test_wherever_the_change_is_shown_it_is_called_simulated(demo):
+    assert "simulated" in demo["said"]
+    for name in ("page", "change_page"):
+        page = Path(demo[name]).read_text()
+        assert CUT_NOTE in page
+        assert "<figcaption>After (simulated): 2025-06-15</figcaption>" in page
+    for name in ("change", "change_page", "polygons"):
+        assert "simulated" in Path(demo[name]).name
+    items = json.loads((demo["folder"] / LATER_ITEMS).read_text())["features"]
+    (later,) = [one for one in items if one["properties"]["datetime"][:4] == "2025"]
+    assert "SIMULATED" in later["id"]
+    assert CUT_NOTE in later["properties"]["description"]
+
+
+def test_the_outlines_say_what_the_stand_became(demo):
+    found = json.loads(Path(demo["polygons"]).read_text())["features"]
+    assert 1 <= len(found) <= 3
+    for one in found:
+        told = one["properties"]
+        assert told["from_class"] == "trees"
+        assert told["area_m2"] >= 5000
+        assert 0.5 < told["probability"] <= 1
 
 
 def test_items_are_plain_stac_with_overlap(demo):

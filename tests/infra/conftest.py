@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -113,3 +117,91 @@ def forget_clients() -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real Slurm of two virtual nodes; its state folder."""
+    if os.geteuid() != 0:
+        pytest.skip("starting Slurm needs root: its daemons run as other users")
+    need_packages("slurmctld", "slurmd", "munged", packages="slurm-wlm munge")
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed: pip install -e '.[dev]'")
+    state = tmp_path_factory.mktemp("slurm")
+    # munge refuses a socket in a folder that others cannot enter
+    for folder in (state, *state.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    port, first = free_port(), free_ports(2)
+    scripts = Path(__file__).parent / "slurm"
+    words = [str(state), "2", "4", "2", str(port), str(first)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(state / "slurm.conf"))
+        try:
+            run_script(scripts / "up.sh", *words)
+            yield state
+        finally:
+            run_script(scripts / "down.sh", str(state))
+
+
+def need_packages(*commands: str, packages: str) -> None:
+    """Skip where programs are missing; install them only where that is asked for."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    if all(shutil.which(name, path=path) for name in commands):
+        return
+    install = f"apt-get install -y --no-install-recommends {packages}"
+    if os.environ.get("GEOSCALE_INFRA_INSTALL") != "1":
+        pytest.skip(f"not installed: {install} (GEOSCALE_INFRA_INSTALL=1 does it)")
+    done = subprocess.run(install.split(), capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot be installed here: {done.stderr.strip()[-200:]}")
+
+
+def run_script(script: Path, *words: str) -> None:
+    # daemons would keep a pipe open
+    with tempfile.TemporaryFile() as said:
+        ended = subprocess.run(
+            ["bash", str(script), *words], stdout=said, stderr=said, timeout=120
+        )
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    assert ended.returncode == 0, text
+
+
+def free_ports(count: int) -> int:
+    """First of some neighbouring ports that are free."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+@pytest.fixture(scope="session")
+def grid_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Debian's Grid Engine with one host of four slots."""
+    if os.geteuid() != 0:
+        pytest.skip("starting Grid Engine needs root: its daemons run as other users")
+    need_packages(
+        "sge_qmaster",
+        "sge_execd",
+        "qsub",
+        packages="gridengine-master gridengine-exec gridengine-client",
+    )
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        pytest.skip("dask-jobqueue is not installed: pip install -e '.[dev]'")
+    scripts, first = Path(__file__).parent / "sge", free_ports(2)
+    ports = str(first), str(first + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGE_ROOT", "/var/lib/gridengine")
+        patch.setenv("SGE_CELL", "default")
+        patch.setenv("SGE_QMASTER_PORT", ports[0])
+        patch.setenv("SGE_EXECD_PORT", ports[1])
+        try:
+            run_script(
+                scripts / "up.sh", str(tmp_path_factory.mktemp("sge")), "4", *ports
+            )
+            yield
+        finally:
+            run_script(scripts / "down.sh", *ports)

@@ -20,6 +20,7 @@ from geoscale.models.torch_predictor import TorchPredictor
 from geoscale.planner import make_plan
 from geoscale.plans import Inference, Output
 from geoscale.preprocess import Preprocessor
+from geoscale.tasks.change import NetworkChange
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.testing import FakeSource, scene
 from tests.models.test_onnx_predictor import write_onnx
@@ -78,7 +79,12 @@ def make_source(dtype: str = "float32", frames: int = 1) -> FakeSource:
 
 
 def make_kernel(
-    predictor: Any, card: ModelCard, source: FakeSource, scores: str, **inference: Any
+    predictor: Any,
+    card: ModelCard,
+    source: FakeSource,
+    scores: str,
+    task: Any = None,
+    **inference: Any,
 ) -> Kernel:
     output = Output(layers=LAYERS, scores_dtype=scores)
     plan = make_plan(
@@ -93,7 +99,7 @@ def make_kernel(
         source=source,
         prepare=Preprocessor.from_card(card, trust_code=True),
         predictor=predictor,
-        task=Segmentation(card, LAYERS, scores),
+        task=task or Segmentation(card, LAYERS, scores),
         device_lock=threading.Lock(),
     )
 
@@ -114,7 +120,7 @@ def run_both(
         want, counted = infer_block(kernel, task)
         predictor.offers_canvas = True
         got, counters = infer_block(kernel, task)
-        assert set(got) == set(LAYERS)
+        assert set(got) == {layer.name for layer in kernel.task.layers}
         assert {k: counters[k] for k in counted} == counted
         for name, layer in want.items():
             assert got[name].dtype == layer.dtype
@@ -122,6 +128,20 @@ def run_both(
         told.append(counters)
     assert any((layer != 255).any() for layer in want.values())
     return told
+
+
+@pytest.mark.parametrize("merge", ["crop", "blend"])
+@pytest.mark.parametrize("stored", ["uint8", "float16"])
+def test_the_device_tells_change_as_the_host_does(merge: str, stored: str) -> None:
+    """Of three classes, of which the second stands for change."""
+    card = make_card()
+    predictor = TorchPredictor(make_net(), card, batch=4)
+    for names in (("change",), ("change", "probability")):
+        task = NetworkChange(card, names, stored, threshold=0.4)
+        told = run_both(
+            predictor, card, make_source(), task=task, merge=merge, block=20, stride=10
+        )
+        assert all(t["canvas"] == 1 for t in told)
 
 
 @pytest.mark.parametrize("merge", ["crop", "blend"])

@@ -12,13 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoscale.errors import JobError, SourceError
-from geoscale.sources import composite as module
-from geoscale.sources import open_source, source_from_spec
+from geoscale.sources import open_source, reducing, source_from_spec
 from geoscale.sources.clear import Mask, grow
 from geoscale.sources.periods import find_periods, parse_period
+from geoscale.sources.raster import RasterSource
 from geoscale.windows import Window
 
 HEIGHT, WIDTH, DATES = 90, 70, 7
+CLOUD = (20.0, 5.0, 20.0, 60.0, 5.0, 1.5, 20.0)
+"""Percent of cloud as the items say, whatever the mask shows."""
+BEST = [5, 4, 1, 2, 0, 6, 3]
+"""Least cloud first; of equal ones the nearest to the middle, then the earlier."""
 
 
 @pytest.fixture
@@ -55,7 +59,10 @@ def stac(k, files):
     }  # fmt: skip
     return {
         "type": "Feature", "stac_version": "1.0.0", "id": f"day{k}",
-        "properties": {"datetime": f"2024-0{k + 1}-10T10:00:00Z", **grid},
+        "properties": {
+            "datetime": f"2024-0{k + 1}-10T10:00:00Z", "eo:cloud_cover": CLOUD[k],
+            **grid,
+        },
         "geometry": None, "assets": assets,
     }  # fmt: skip
 
@@ -75,38 +82,44 @@ def whole(source):
 
 
 def expect(data, scl, method):
-    clear = np.isin(scl, [4, 5])
+    return expect_of(data, np.isin(scl, [4, 5]), method)[:2]
+
+
+def expect_of(data, clear, method):
+    """Values, where any date is clear, and which date was taken."""
     values = np.where(clear[:, None], data, np.nan).astype(np.float32)
     some = clear.any(axis=0)
     values[:, :, ~some] = 0
     if method == "median":
-        return np.nanmedian(values, axis=0), some
+        return np.nanmedian(values, axis=0), some, None
     if method == "mean":
         total = np.where(clear[:, None], data, 0).sum(axis=0, dtype=np.float64)
-        return (total / np.maximum(clear.sum(axis=0), 1)).astype(np.float32), some
+        mean = (total / np.maximum(clear.sum(axis=0), 1)).astype(np.float32)
+        return mean, some, None
     if method == "max-ndvi":
         a, b = data[:, 1].astype(np.float32), data[:, 0].astype(np.float32)
         best = np.where(clear, (a - b) / (a + b), -np.inf).argmax(axis=0)
     else:
         order = {"first": range(DATES), "last": range(DATES - 1, -1, -1),
-                 "nearest": [3, 4, 2, 1, 5, 0, 6]}[method]  # fmt: skip
+                 "nearest": [3, 4, 2, 1, 5, 0, 6], "best": BEST}[method]  # fmt: skip
         rank = np.full(DATES, 0)
         rank[list(order)] = range(DATES)
         best = np.where(clear, rank[:, None, None], 99).argmin(axis=0)
     picked = np.take_along_axis(data, best[None, None], 0)[0]
-    return np.where(some, picked, 0), some
+    return np.where(some, picked, 0), some, best
 
 
-@pytest.mark.parametrize(
-    "method", ["median", "mean", "first", "last", "nearest", "max-ndvi"]
-)
+METHODS = ("median", "mean", "first", "last", "nearest", "best", "max-ndvi")
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_it_is_what_numpy_makes_of_the_clear_pixels(season, method, monkeypatch):
     items, data, scl = season
     source = open_composite(items, method)
     if method == "nearest":
         # the middle of all is a bit after the fourth date
         assert source.periods[0].middle.startswith("2024-04-10")
-    monkeypatch.setattr(module, "COMPOSITE_BYTES", 1)  # strips of the least height
+    monkeypatch.setattr(reducing, "COMPOSITE_BYTES", 1)  # strips of the least height
     got = source.read(whole(source), [0])
     wanted, some = expect(data, scl, method)
     assert (got.valid[0] == some).all()
@@ -220,6 +233,16 @@ def test_rules_of_masks(mask, clear):
         ({"periods": {"a": "2024-05/2024-02"}}, "ends before it begins"),
         ({"periods": {"a": "summer"}}, "`summer` is not an ISO 8601 date"),
         ({"composite": "medean"}, "composite"),
+        ({"mask": {"asset": "scl", "model": "x", "keep": [4]}}, "not both"),
+        ({"mask": {"keep": [4]}}, "either asset, a band, or model"),
+        ({"mask": {"model": "x", "bits": [4]}}, "keep or drop, without names"),
+        ({"mask": {"model": "x", "keep": [4]}}, "it serves jobs"),
+        ({"near": "2024-05-01"}, "for composite nearest and best, not median"),
+        ({"composite": "nearest", "near": "may"}, "`may` is not an ISO 8601 date"),
+        ({"composite": "best", "near": {"al": "2024-05-01"}}, "did you mean `all`"),
+        ({"composite": "mean", "layers": ["observed"]}, "is of no single date"),
+        ({"composite": "vote", "layers": ["observations"]}, "not for composite vote"),
+        ({"layers": ["observation"]}, "layers"),
     ],
 )
 def test_what_cannot_be_is_said(season, change, match):
@@ -357,17 +380,16 @@ def test_dates_are_let_go(season, monkeypatch) -> None:
     items = season[0]
     many = [{**item, "id": f"{item['id']}-{k}"} for k in range(9) for item in items]
     held = {"now": 0, "most": 0}
-    real = module.CompositeSource._observe
+    real = RasterSource.read
 
-    def observe(self, step, window):
-        found = real(self, step, window)
+    def read(self, window, times):
+        found = real(self, window, times)
         held["now"] += 1
         held["most"] = max(held["most"], held["now"])
-        weakref.finalize(found[0].base if found[0].base is not None else found[0],
-                         lambda: held.update(now=held["now"] - 1))  # fmt: skip
+        weakref.finalize(found.data, lambda: held.update(now=held["now"] - 1))
         return found
 
-    monkeypatch.setattr(module.CompositeSource, "_observe", observe)
+    monkeypatch.setattr(RasterSource, "read", read)
     given = {"groupby": "item", "mask": {"asset": "scl", "keep": [4, 5]}}
     for method in ("mean", "max-ndvi"):
         held["most"] = 0

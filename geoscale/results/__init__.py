@@ -1,0 +1,1 @@
+"""What people take away from a map: polygons, transitions, true areas."""
