@@ -210,6 +210,7 @@ def test_a_backbone_is_no_segmenter(tmp_path: Path) -> None:
         get_predictor(card, ModelSettings(device="cpu"))
 
 
+@pytest.mark.slow
 def test_a_head_of_photographs_is_dropped_and_said(caplog: Any) -> None:
     """Satlas' files carry torchvision's thousand classes."""
     card = seeded("Swin_V2_T_Weights.SENTINEL2_SI_RGB_SATLAS")
