@@ -32,6 +32,7 @@ from geoscale.launch import (
     allowed_worker_bytes,
     check_room,
     describe_run,
+    equip,
     make_executor,
     pick_shard,
     plan_source,
@@ -206,7 +207,6 @@ def plan_job(
 
 
 def _list_bands(job: Job) -> Sequence[str]:
-    """Bands that a job names, or that its imagery has."""
     return job.imagery.bands or open_source(job.imagery, grid=job.grid).bands
 
 
@@ -294,7 +294,7 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     sink.create()
     part = "driver" if shard is None else f"shard-{shard[0]}-of-{shard[1]}"
     journal.part = part
-    with Lease(url, part, on_lost=stop.ask):
+    with Lease(url, part, on_lost=stop.ask), equip(url, plan, client, trust_code):
         ledger = journal.begin(plan)
         blocks = None if shard is None else pick_shard(plan, shard)
         if only_quarantined:

@@ -6,9 +6,10 @@ do not see each other. `build_kernel` is what Dask workers import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from geoscale.card import ModelCard
 from geoscale.changes import name_compared
 from geoscale.engine.block import Kernel
 from geoscale.engine.epochs import EpochJournal
@@ -23,6 +24,7 @@ from geoscale.models import (
     get_predictor,
     handshake,
 )
+from geoscale.parcels import Parcel
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
@@ -30,6 +32,7 @@ from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_of
 from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
+from geoscale.supply import at_hand
 from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.tasks.vote import Vote
@@ -139,6 +142,7 @@ def make_kernel(
     sink: Sink | None = None,
     trust_code: bool = False,
     threads: int | None = None,
+    parcels: Sequence[Parcel] = (),
 ) -> Kernel:
     """Load the model in this process and put it beside source and sink.
 
@@ -154,6 +158,8 @@ def make_kernel(
         Allow Python code that the card names outside known packages.
     threads : int, optional
         CPU threads of the model's runtime, and of what is done around it.
+    parcels : sequence of Parcel
+        Files of the model that are waited for where the driver sends them.
 
     Returns
     -------
@@ -174,15 +180,16 @@ def make_kernel(
         expected_sha256=plan.weights_sha256,
     )
     # The code is hashed before it runs, the weights before they load.
-    check_code(plan)
-    predictor = get_predictor(plan.card, settings)
+    card = at_hand(plan.card, parcels)
+    check_code(plan, card)
+    predictor = get_predictor(card, settings)
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source
     return Kernel(
         plan=plan,
         source=with_judge(found, plan, trust_code=trust_code, threads=threads),
-        prepare=Preprocessor.from_card(plan.card, trust_code),
+        prepare=Preprocessor.from_card(card, trust_code),
         predictor=predictor,
         task=make_task(plan),
         device_lock=device_lock(str(getattr(predictor, "device_name", "cpu"))),
@@ -193,7 +200,7 @@ def make_kernel(
     )
 
 
-def check_code(plan: InferencePlan) -> None:
+def check_code(plan: InferencePlan, card: ModelCard | None = None) -> None:
     """Refuse a user's model file that is not the one that was planned.
 
     Raises
@@ -201,7 +208,7 @@ def check_code(plan: InferencePlan) -> None:
     OutputError
         If the file's sha256 has changed.
     """
-    found = hash_card_code(plan)
+    found = hash_card_code(card or plan)
     if found != plan.code_sha256:
         raise OutputError(
             f"the Python file of `{plan.card.name}` has changed since the plan was "
@@ -226,6 +233,7 @@ def build_kernel(
     trust_code: bool = False,
     processes: int = 1,
     versions: Json | None = None,
+    parcels: Sequence[Parcel] = (),
     source: Source | None = None,
 ) -> Kernel:
     """Build the kernel of a stored plan; called in worker processes.
@@ -242,6 +250,8 @@ def build_kernel(
         Worker processes that share this host's CPUs.
     versions : dict, optional
         Of the driver, with which those of this process must agree.
+    parcels : sequence of Parcel
+        Files of the model, which the driver sends where they are not seen.
     source : Source, optional
         Sent by the driver where it cannot be rebuilt from the plan.
 
@@ -270,6 +280,7 @@ def build_kernel(
         sink=make_sink(plan, url),
         trust_code=trust_code,
         threads=max(1, allowed_cpus() // processes),
+        parcels=parcels,
     )
     check_versions(versions)  # once more: now GDAL is loaded, if the job needs it
     return kernel

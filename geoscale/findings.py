@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ValidationError
 
-from geoscale.words import nearest_key, shorten
+from geoscale.words import nearest_key, redact, shorten
 
 MOST_FINDINGS = 8
 """Wrong fields that a message names; a broken file may have thousands."""
@@ -34,7 +34,7 @@ def explain_validation(err: ValidationError, model: type[BaseModel]) -> str:
         elif item["type"] == "missing":
             lines.append(f"`{where}` is missing")
         else:
-            got = shorten(repr(item.get("input")))
+            got = shorten(redact(repr(item.get("input"))))
             text = item["msg"].removeprefix("Value error, ")
             lines.append(f"`{where}`: {text[0].lower()}{text[1:]}; got {got}")
     if len(findings) > MOST_FINDINGS:

@@ -64,11 +64,7 @@ def load_object(path: str, *, base: str | None = None, trust_code: bool = False)
     module_path, _, name = path.partition(":")
     if not name:
         raise CardError(f"`{path}` names no object; write `module:Name`")
-    if not is_trusted(path) and not trust_code:
-        raise CardError(
-            f"`{path}` is Python code outside {', '.join(TRUSTED_PACKAGES)}; "
-            "read it, then allow it with `--trust-code` (Python: trust_code=True)"
-        )
+    check_trust(path, trust_code=trust_code)
     module = (
         _load_file(Path(base or ".") / module_path)
         if module_path.endswith(".py")
@@ -78,6 +74,21 @@ def load_object(path: str, *, base: str | None = None, trust_code: bool = False)
         public = [n for n in vars(module) if not n.startswith("_")]
         raise CardError(f"`{module_path}` has no `{name}`{suggest(name, public)}")
     return getattr(module, name)
+
+
+def check_trust(path: str, *, trust_code: bool) -> None:
+    """Refuse somebody's code that nobody allowed; nothing is imported.
+
+    Raises
+    ------
+    CardError
+        Naming it, and how it is allowed.
+    """
+    if not is_trusted(path) and not trust_code:
+        raise CardError(
+            f"`{path}` is Python code outside {', '.join(TRUSTED_PACKAGES)}; "
+            "read it, then allow it with `--trust-code` (Python: trust_code=True)"
+        )
 
 
 def hash_code(path: str, *, base: str | None = None) -> str | None:

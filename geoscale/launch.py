@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from geoscale.assemble import build_kernel, hash_card_code, make_kernel, make_sink
 from geoscale.card import ModelCard
-from geoscale.clusters import ask_workers, count_local_workers
+from geoscale.clusters import ask_workers, count_local_workers, describe_cluster
 from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
@@ -20,6 +21,7 @@ from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.sources.aoi import Area as Polygon
 from geoscale.storage import Folder
+from geoscale.supply import find_parcels, supply
 from geoscale.types import Executor, Json, Source
 from geoscale.words import redact
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.9
 """Part of the allowed memory that a plan may count on."""
+CLUSTER = "cluster.json"
+"""Beside the plan: how a cluster that outlives its driver is found again."""
 COMPRESSION = 4.0
 """How much smaller than its pixels a map is held to become, at least."""
 
@@ -123,14 +127,44 @@ def make_executor(
             threads=allowed_cpus(),
         )
         return LoopExecutor(kernel, in_flight)
-    extra: tuple[Any, ...] = (trust_code, count_processes(client), handshake())
     check_workers(client)
+    parcels = find_parcels(plan, trust_code=trust_code)
+    processes = count_processes(client)
+    extra: tuple[Any, ...] = (trust_code, processes, handshake(), parcels)
     if plan.live is not None and plan.source.get("kind") == "array":
         # Only an array in this process has to travel, once per worker.
         extra = (*extra, client.scatter(plan.live, broadcast=True, hash=False))
     return DaskExecutor(
         client, build_kernel, url, plan.hash, in_flight=in_flight, extra=extra
     )
+
+
+def equip(
+    url: str, plan: InferencePlan, client: Client | None, trust_code: bool
+) -> AbstractContextManager[Any]:
+    """Note the cluster beside the output, and send it the model's files.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+    plan : InferencePlan
+        What is run.
+    client : distributed.Client or None
+        The cluster.
+    trust_code : bool
+        Send code, too.
+
+    Returns
+    -------
+    context manager
+        Open while blocks are run: workers that come later get the files as well.
+    """
+    told = None if client is None else describe_cluster(client)
+    if told is not None:
+        data = json.dumps(told, indent=1).encode()
+        (Folder(url) / ".geoscale").put(CLUSTER, data)
+    return supply(plan, client, trust_code=trust_code)
 
 
 def check_workers(client: Client) -> None:

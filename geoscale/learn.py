@@ -27,7 +27,7 @@ from geoscale.features import find_feature_threshold
 from geoscale.passes import Pass, join_steps
 from geoscale.plans import InferencePlan
 from geoscale.sampling import list_places, take_sample
-from geoscale.sources.opening import source_of
+from geoscale.sources.opening import source_of, unjudged
 from geoscale.sources.shifted import ShiftedSource
 from geoscale.types import Json, Source
 
@@ -118,7 +118,14 @@ class _Lesson:
         self, plan: InferencePlan, client: Client | None, trust_code: bool
     ) -> None:
         self._plan, self._client, self._trust = plan, client, trust_code
-        self._source = source_of(plan)
+        if plan.source.get("judging") is not None and not plan.is_learned:
+            # the first pass has no kernel to judge with, and clouds are no ground
+            raise PlanError(
+                "change by numbers of the whole area cannot look through a mask that "
+                "a model makes; say `imagery.mask: {asset: …}`, or choose "
+                "`change.method: network` or `classes` without `coregister: shift`"
+            )
+        self._source = unjudged(source_of(plan))
         self._pairs = [join_steps(passes) for passes in plan.groups]
         self._told: Json = {"of": plan.hash}
         self._notes: list[str] = []

@@ -17,7 +17,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 LIBRARIES = frozenset(
     (
         "adlfs", "aiobotocore", "aiohttp", "asyncio", "azure", "boto3", "botocore",
-        "dask", "distributed", "fsspec", "gcsfs", "geoscale", "httpcore", "httpx",
+        "dask", "dask_gateway", "distributed", "fsspec", "gcsfs", "geoscale",
+        "httpcore", "httpx",
         "odc", "planetary_computer", "pystac", "pystac_client", "rasterio", "requests",
         "s3fs", "s3transfer", "stackstac", "tornado", "urllib3", "zarr",
     )
@@ -126,11 +127,22 @@ def _redact_url(url: str) -> str:
     return bare + ("?…" if parts.query else "")
 
 
+def is_secret(name: str) -> bool:
+    """Tell whether a variable's name says that its value is secret.
+
+    Examples
+    --------
+    >>> is_secret("AWS_SECRET_ACCESS_KEY"), is_secret("OMP_NUM_THREADS")
+    (True, False)
+    """
+    return name not in _NOT_SECRET and bool(_SECRET_NAME.search(name))
+
+
 def _list_values(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield values that must not be shown, and parts of them, the longest first."""
     found = set()
     for name, value in environ.items():
-        if name in _NOT_SECRET or not _SECRET_NAME.search(name):
+        if not is_secret(name):
             continue
         found |= {v for v in (value, *_split(value)) if len(v) >= SHORTEST}
     for value in sorted(found, key=len, reverse=True):

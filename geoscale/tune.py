@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from geoscale.launch import allowed_worker_bytes, count_processes
 from geoscale.memory import allowed_cpus
 from geoscale.models.trial import Size, Trial, answer
 from geoscale.options import Inference
+from geoscale.parcels import Parcel
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sources.opening import source_of, unjudged
+from geoscale.supply import at_hand, find_parcels, supply
 from geoscale.types import Float, Json, Source
 from geoscale.windows import Window
 from geoscale.words import redact
@@ -143,8 +146,17 @@ def _measure(
         return answer(trial, lambda: take_sample(plan, source, trial.trust_code))
     # The one time that pixels travel: some MB, once, to one worker.
     sample = take_sample(plan, source, trial.trust_code)
-    told: Json = client.submit(answer, trial, sample, pure=False).result()
+    parcels = find_parcels(plan, trust_code=trial.trust_code)
+    with supply(plan, client, trust_code=trial.trust_code):
+        asked = client.submit(answer_there, trial, sample, parcels, pure=False)
+        told: Json = asked.result()
     return told
+
+
+def answer_there(trial: Trial, sample: Float, parcels: Sequence[Parcel]) -> Json:
+    """Measure in a worker, once the model's files are there."""
+    card = at_hand(trial.card, parcels)
+    return answer(dataclasses.replace(trial, card=card), sample)
 
 
 def _ask(

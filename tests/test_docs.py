@@ -95,6 +95,15 @@ def test_the_makefile_has_the_readmes_words():
     assert {"demo", "install", "check", "test", "slow", "bench", "docs"} <= set(words)
 
 
+def test_the_profiles_of_the_gateways_page_are_profiles(tmp_path):
+    from geoscale.clusters import load_profile
+
+    for number, text in enumerate(blocks(ROOT / "docs" / "gateway.md", "yaml")):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        assert load_profile(path).type == "gateway"
+
+
 def test_the_script_of_the_page_on_batch_systems_is_the_one_that_is_submitted():
     from geoscale.clusters import Script, load_profile, write_script
 

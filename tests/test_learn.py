@@ -214,6 +214,13 @@ def test_nothing_in_common_is_said():
         gs.plan(source, None, change={"method": "cva"})
 
 
+def test_a_mask_by_a_model_is_not_looked_through():
+    plan = gs.plan(noisy(), None, change={"method": "cva"}, measure=False)
+    judged = dataclasses.replace(plan, source={**plan.source, "judging": {}})
+    with pytest.raises(PlanError, match="mask that a model makes"):
+        learn(judged)
+
+
 def test_three_dates_are_too_many():
     source = noisy()
     three = FakeSource(

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoscale.cli import clusters, evaluation, look, models, results, work
+from geoscale.cli import (
+    attach,
+    clusters,
+    evaluation,
+    look,
+    models,
+    results,
+    work,
+)
 from geoscale.cli.say import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -97,6 +105,7 @@ for command, panel, example in (
     (work.run, RUN, "geoscale run job.yaml --cluster 2"),
     (clusters.submit, RUN, "geoscale submit job.yaml --cluster slurm.yaml"),
     (clusters.cancel, RUN, "geoscale cancel out.zarr"),
+    (attach.attach, RUN, "geoscale attach out.zarr"),
     (work.repair, RUN, "geoscale repair out.zarr"),
     (work.export, RUN, "geoscale export out.zarr --to cogs"),
     (look.status, SEE, "geoscale status out.zarr --json"),

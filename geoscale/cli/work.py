@@ -202,7 +202,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
                     progress=watch.follow(progress),
                     stop=stop,
                 )
-    _end(report, as_json, watch.end(report, part) if batch else report.exit_code)
+    end(report, as_json, watch.end(report, part) if batch else report.exit_code)
 
 
 def repair(
@@ -221,7 +221,7 @@ def repair(
         open_client(profile, 2) as client,
     ):
         report = outputs.repair(output, client=client, trust_code=trust_code)
-    _end(report, as_json)
+    end(report, as_json)
 
 
 def export(
@@ -345,7 +345,8 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(index), int(parts)
 
 
-def _end(report: RunReport, as_json: bool, code: int | None = None) -> None:
+def end(report: RunReport, as_json: bool, code: int | None = None) -> None:
+    """Say how a run ended, and leave with its exit code."""
     code = report.exit_code if code is None else code
     if as_json:
         say_json({**dataclasses.asdict(report), "exit_code": code})

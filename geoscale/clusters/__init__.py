@@ -3,6 +3,8 @@
 from geoscale.clusters.asking import ask_scheduler, ask_workers
 from geoscale.clusters.batch import BatchProfile, HTCondorProfile, Shape
 from geoscale.clusters.connecting import DASK_SETTINGS, connect
+from geoscale.clusters.courier import Courier
+from geoscale.clusters.gateway import describe_cluster
 from geoscale.clusters.jobqueue import check_jobs, find_own_job, write_worker_script
 from geoscale.clusters.local import count_local_workers
 from geoscale.clusters.profiles import (
@@ -27,6 +29,7 @@ __all__ = [
     "QUEUES",
     "UNKNOWN",
     "BatchProfile",
+    "Courier",
     "HTCondorProfile",
     "JobState",
     "Kind",
@@ -40,6 +43,7 @@ __all__ = [
     "check_jobs",
     "connect",
     "count_local_workers",
+    "describe_cluster",
     "find_asked",
     "find_own_job",
     "find_shipped",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoscale.clusters.batch import BatchProfile
+from geoscale.clusters.claim import PROCESSES, claim_arguments
 from geoscale.clusters.jobqueue import (
     DEATH_S,
     LOOK_S,
@@ -84,7 +85,11 @@ def start_allocation(profile: BatchProfile, threads: int) -> Iterator[Client]:
     ):
         command = _command(profile, threads, cluster.scheduler_address, folder)
         cluster.job_processes = profile.processes
-        with _launched(command, str(profile.cores)) as process:
+        counts = {
+            "GEOSCALE_CPUS": str(profile.cores),
+            PROCESSES: str(profile.processes),
+        }
+        with _launched(command, counts) as process:
             _wait(client, process, command)
             try:
                 yield client
@@ -105,6 +110,7 @@ def _command(
     command += ["--nthreads", str(profile.threads_per_worker or threads)]
     command += ["--memory-limit", str(each), "--death-timeout", str(DEATH_S)]
     command += ["--no-dashboard", "--dashboard-address", f"{HERE}:0"]
+    command += claim_arguments(profile)
     if profile.interface:
         command += ["--interface", profile.interface]
     if profile.scratch:
@@ -131,12 +137,14 @@ def _launcher(profile: BatchProfile) -> list[str]:
 
 
 @contextmanager
-def _launched(command: list[str], cores: str) -> Iterator[subprocess.Popen[bytes]]:
+def _launched(
+    command: list[str], counts: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     try:
         # a group of its own: Ctrl-C and the signals of a batch system are the driver's
         process = subprocess.Popen(  # noqa: S603  (words of a checked profile)
             command,
-            env={**os.environ, **WORKER_SETTINGS, "GEOSCALE_CPUS": cores},
+            env={**os.environ, **WORKER_SETTINGS, **counts},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from geoscale.clusters.allocation import start_allocation
 from geoscale.clusters.batch import BatchProfile
+from geoscale.clusters.gateway import start_gateway
 from geoscale.clusters.jobqueue import start_jobs
-from geoscale.clusters.local import start_local
+from geoscale.clusters.local import start_local, start_local_gpu
+from geoscale.clusters.others import GatewayProfile, LocalGpuProfile
 from geoscale.clusters.profiles import (
     LocalProfile,
     Profile,
@@ -91,10 +93,14 @@ def connect(
 def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
     if isinstance(profile, LocalProfile):
         return start_local(profile, threads)
+    if isinstance(profile, LocalGpuProfile):
+        return start_local_gpu(profile, threads)
     if isinstance(profile, SchedulerProfile):
         return _join(profile)
     if isinstance(profile, BatchProfile):
         return _start_batch(profile, threads)
+    if isinstance(profile, GatewayProfile):
+        return start_gateway(profile)
     raise JobError(
         f"clusters of type `{profile.type}` are checked, and started by a later "
         "version; start one yourself and give its scheduler: `type: scheduler`, "
@@ -118,6 +124,8 @@ def _warn_if_open(profile: Profile) -> None:
         where, is_open = redact(profile.address), profile.is_open
     elif isinstance(profile, LocalProfile):
         where, is_open = profile.host, profile.insecure and not is_here(profile.host)
+    elif isinstance(profile, GatewayProfile):
+        where, is_open = profile.address, profile.is_open
     else:
         where = f"the cluster of type `{profile.type}`"
         is_open = getattr(profile, "insecure", False)

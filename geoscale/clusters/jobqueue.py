@@ -24,6 +24,7 @@ from geoscale.clusters.batch import (
     SgeProfile,
     SlurmProfile,
 )
+from geoscale.clusters.claim import PROCESSES, claim_arguments
 from geoscale.clusters.profiles import HERE
 from geoscale.clusters.queues import QUEUES, name_workers
 from geoscale.clusters.tls import make_security_in
@@ -194,10 +195,16 @@ def _make_options(profile: BatchProfile, threads: int) -> Iterator[dict[str, Any
         "log_directory": profile.logs,
         "job_name": name_workers(find_own_job() or f"p{os.getpid()}"),
         # pages about a worker are for its own machine only
-        "worker_extra_args": ["--no-dashboard", "--dashboard-address", f"{HERE}:0"],
+        "worker_extra_args": [
+            "--no-dashboard",
+            "--dashboard-address",
+            f"{HERE}:0",
+            *claim_arguments(profile),
+        ],
         "job_script_prologue": [
             *profile.environment,
             f"export GEOSCALE_CPUS={profile.cores}",
+            *([f"export {PROCESSES}={profile.processes}"] if profile.gpus else []),
             *(f"export {name}={value}" for name, value in WORKER_SETTINGS.items()),
         ],
         "scheduler_options": {

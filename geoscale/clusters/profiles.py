@@ -5,7 +5,6 @@ Nothing is started here, and Dask is not imported.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +21,8 @@ from geoscale.clusters.batch import (
     SgeProfile,
     SlurmProfile,
 )
+from geoscale.clusters.hosts import HERE as HERE
+from geoscale.clusters.hosts import is_here as is_here
 from geoscale.clusters.others import (
     GatewayProfile,
     KubernetesProfile,
@@ -32,8 +33,6 @@ from geoscale.errors import JobError
 from geoscale.plain import read_yaml
 from geoscale.words import shorten, suggest
 
-HERE = "127.0.0.1"
-"""Address that only this machine can reach."""
 ENCRYPTED = ("tls", "wss", "inproc")
 """Schemes of addresses that nobody on the way can read or change."""
 _TLS_FILES = ("tls_ca_file", "tls_cert", "tls_key")
@@ -197,27 +196,6 @@ def find_shipped(name: str) -> Path | None:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     return None
-
-
-def is_here(host: str) -> bool:
-    """Tell whether only this machine reaches an address.
-
-    Parameters
-    ----------
-    host : str
-        Name or number; a name other than ``localhost`` counts as elsewhere.
-
-    Examples
-    --------
-    >>> is_here("127.0.0.1"), is_here("::1"), is_here("0.0.0.0")
-    (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,26 +19,6 @@ _CHUNK = 1 << 20
 _TIMEOUT_S = 60
 
 
-def sha256_file(path: str | Path) -> str:
-    """Hash a file without reading it into memory at once.
-
-    Parameters
-    ----------
-    path : str or Path
-        Local file.
-
-    Returns
-    -------
-    str
-        64 hex digits.
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def check_first_bytes(path: Path) -> None:
     """Refuse files that only look like weights, by their first bytes.
 

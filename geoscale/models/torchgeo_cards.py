@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, WeightsError
-from geoscale.models.fetch import check_first_bytes, fetch_file, sha256_file
+from geoscale.models.fetch import check_first_bytes, fetch_file
+from geoscale.parcels import sha256_file
 from geoscale.words import suggest
 
 

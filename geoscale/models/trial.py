@@ -29,7 +29,8 @@ from geoscale.models.runtimes import (
     pick_batch,
 )
 from geoscale.models.versions import handshake
-from geoscale.models.weights import cache_dir, resolve_weights
+from geoscale.models.weights import resolve_weights
+from geoscale.parcels import cache_dir
 from geoscale.patches import reflect_index
 from geoscale.storage import Folder
 from geoscale.types import Array, Float, Json, Predictor

@@ -15,19 +15,14 @@ from uuid import uuid4
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, WeightsError
-from geoscale.models.fetch import check_first_bytes, fetch_file, sha256_file
+from geoscale.models.fetch import check_first_bytes, fetch_file
 from geoscale.models.hub import fetch_weights
 from geoscale.models.torchgeo_cards import fetch_torchgeo
+from geoscale.parcels import cache_dir, sha256_file
 from geoscale.words import redact
 
 _EXTRAS = {"ukis_csmask": "onnx"}
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt", ".onnx", ".bin"}
-
-
-def cache_dir() -> Path:
-    """Folder for downloads: ``$GEOSCALE_CACHE`` or ``~/.cache/geoscale``."""
-    set_by_user = os.environ.get("GEOSCALE_CACHE")
-    return Path(set_by_user or Path.home() / ".cache" / "geoscale").expanduser()
 
 
 def resolve_weights(

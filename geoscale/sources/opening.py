@@ -281,18 +281,7 @@ def unjudged(source: Source) -> Source:
 
 
 def list_sources(plan: InferencePlan) -> list[str]:
-    """Ids of all items of a plan, unsigned; empty for arrays.
-
-    Parameters
-    ----------
-    plan : InferencePlan
-        Made here, or loaded from an output.
-
-    Returns
-    -------
-    list of str
-        In the order of (time, id).
-    """
+    """Ids of a plan's items, unsigned, in the order of (time, id); none for arrays."""
     holds = plan.source.get("kind") in ("raster", "composite", "shifted")
     return source_of(plan).item_ids if holds else []
 

@@ -81,7 +81,7 @@ def test_walltimes_are_read_as_batch_systems_write_them():
         parse_duration("1:2:3", "walltime")
 
 
-@pytest.mark.parametrize("name", ["gateway", "kubernetes", "ssh", "local-gpu"])
+@pytest.mark.parametrize("name", ["kubernetes", "ssh"])
 def test_what_cannot_be_started_yet_says_what_to_do(name):
     cluster = connect(find_shipped(name))
     with pytest.raises(JobError, match=r"later version; start one yourself"), cluster:

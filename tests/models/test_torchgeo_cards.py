@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoscale.errors import CardError, WeightsError
+from geoscale.errors import WeightsError
 from geoscale.models import ModelSettings, find_card, get_predictor, resolve_weights
 from geoscale.models.torchgeo_cards import TORCHGEO, read_normalization
 from geoscale.preprocess import Preprocessor
@@ -77,7 +77,6 @@ def test_two_normalisations_become_one() -> None:
 
     steps = [transforms.Normalize([m], [s]) for m, s in ((1.0, 2.0), (3.0, 5.0))]
     found = read_normalization(torch.nn.Sequential(*steps), 2)
-    # ((x - 1) / 2 - 3) / 5
     assert found == {"type": "mean-std", "mean": [7.0, 7.0], "std": [10.0, 10.0]}
 
 
