@@ -68,6 +68,7 @@ def measure_halo(
     size = stop - first
 
     def is_enough(halo: int) -> bool:
+        """Whether a tile with this ring equals the whole image."""
         low, high = first - halo, stop + halo
         tile = np.ascontiguousarray(image[None, :, low:high, low:high])
         inner = run(tile)[0, :, halo : halo + size, halo : halo + size]
