@@ -11,16 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from geoscale import choices
 from geoscale.assemble import make_journal, make_sink
 from geoscale.card import ModelCard, TaskName
 from geoscale.changes import choose_card, refuse_zones_of, resolve_change
-from geoscale.choices import (
-    InferenceOptions,
-    read_change,
-    read_inference,
-    read_output,
-    read_task,
-)
 from geoscale.ending import RunReport, finish_run
 from geoscale.engine.drive import Progress, drive
 from geoscale.engine.lease import Lease
@@ -38,7 +32,7 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.learn import learn
-from geoscale.models import find_card
+from geoscale.models import load_model
 from geoscale.options import Change, Output
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun, mark_job
@@ -65,39 +59,6 @@ __all__ = [
 ]
 
 
-def load_model(model: str | Path | Mapping[str, Any] | ModelCard) -> ModelCard:
-    """Find a model's card; its weights are loaded by the workers.
-
-    Parameters
-    ----------
-    model : str, path, mapping or ModelCard
-        Catalogue name (``geoscale models list``), ``torchgeo:…``, path or URL
-        of a card, or a card's fields.
-
-    Returns
-    -------
-    ModelCard
-        Data: bands, scaling, patch, classes, licence.
-
-    Raises
-    ------
-    CardError
-        If there is no such model, or the card is wrong.
-
-    Examples
-    --------
-    >>> import geoscale as gs
-    >>> gs.load_model("s2-landcover-unet").input.bands
-    ('blue', 'green', 'red', 'nir')
-    """
-    if isinstance(model, ModelCard):
-        return model
-    if isinstance(model, Mapping):
-        card = ModelCard.from_dict(model)
-        return card.model_copy(update={"base": card.base or str(Path.cwd())})
-    return find_card(str(model))
-
-
 def plan(  # noqa: PLR0913  (one verb, all by name)
     stack: Any,
     model: str | Path | Mapping[str, Any] | ModelCard | None,
@@ -108,7 +69,7 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     output: Output | Mapping[str, Any] | None = None,
     measure: bool = True,
     trust_code: bool = False,
-    **options: Unpack[InferenceOptions],
+    **options: Unpack[choices.InferenceOptions],
 ) -> InferencePlan:
     """Plan a job; no pixel is read and no network is run, unless it has to be measured.
 
@@ -147,14 +108,22 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     PlanError
         If it cannot work; says what to change.
     """
-    named, wanted = None if model is None else load_model(model), read_change(change)
+    named, wanted = (
+        None if model is None else load_model(model),
+        choices.read_change(change),
+    )
     card = choose_card(wanted, named, partial(list_bands, stack))
-    found = resolve_change(read_task(task), wanted, card)
+    found = resolve_change(choices.read_task(task), wanted, card)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
     area = find_aoi(where, source.geobox)
     made = plan_source(
-        source, card, area, read_inference(options), read_output(output), found
+        source,
+        card,
+        area,
+        choices.read_inference(options),
+        choices.read_output(output),
+        found,
     )
     made = dataclasses.replace(made, live=source)
     return _settle(made, trust_code=trust_code) if measure else made

@@ -11,6 +11,7 @@ from geoscale.models.cache import (
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
 from geoscale.models.device import name_kind, pick_device
+from geoscale.models.opening import load_model
 from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
 from geoscale.models.versions import find_differences, handshake
 from geoscale.models.weights import resolve_weights
@@ -27,6 +28,7 @@ __all__ = [
     "handshake",
     "list_candidates",
     "list_models",
+    "load_model",
     "loads",
     "name_kind",
     "pick_device",
