@@ -277,3 +277,15 @@ def test_every_weight_runs(tmp_path: Path, data_dir: Path) -> None:
         [r for r in list_models(backbones=True) if r.origin == "torchgeo"]
     )
     assert not [x for x in lines if "TRACEBACK" in x]
+
+
+def test_what_eight_bits_could_not_hold_is_cut_in_the_network() -> None:
+    from geoscale.models.backbones import Backbone
+
+    torch.manual_seed(0)
+    network = Backbone("resnet18", 1, clamp=(0.0, 1.0)).eval()
+    bright, top = torch.full((1, 1, 32, 32), 5.0), torch.ones(1, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(network(bright), network(top))
+        network.clamp = None
+        assert not torch.equal(network(bright), network(top))
