@@ -119,7 +119,8 @@ def try_one(name: str, args: Any) -> dict[str, Any]:
     try:
         card = find_card(name)
     except GeoscaleError as err:
-        return {"result": f"refused: {err}", "task": "none"}
+        why = str(err).removeprefix(f"`{name.removeprefix('torchgeo:')}` ")
+        return {"result": f"refused: {why}", "task": "none"}
     spec = card.input
     row: dict[str, Any] = {
         "task": card.task,
