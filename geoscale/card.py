@@ -24,16 +24,18 @@ from pydantic import (
 )
 
 from geoscale.errors import CardError
+from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
-from geoscale.words import nearest_key, redact, shorten
-
-MOST_FINDINGS = 8
-"""Wrong fields that a message names; a broken file may have thousands."""
 
 TaskName = Literal["segmentation", "change"]
+"""What a job makes."""
+CardTask = Literal["segmentation", "change", "backbone"]
+"""What a network is for; ``backbone``: features, for a head that is yet to be fit."""
 Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
+CODE_FORMATS = ("torchscript", "pt2")
+"""Formats of weights that hold the network too."""
 
 
 CHANGES = (
@@ -161,8 +163,8 @@ class OutputClass(_Part):
 class ModelOutput(_Part):
     """What comes out."""
 
-    classes: Annotated[tuple[OutputClass, ...], Field(min_length=1)]
-    """In the order of the network's channels."""
+    classes: tuple[OutputClass, ...] = ()
+    """In the order of the network's channels; a backbone has none."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
     single: bool = False
@@ -171,6 +173,11 @@ class ModelOutput(_Part):
     take: str | None = None
     """Which entry is the output, where the network returns a dict; default ``out``."""
 
+    features: Annotated[int, Field(ge=1)] | None = None
+    """Numbers that a backbone gives for each place; None for a map."""
+    reduction: Annotated[int, Field(ge=1)] | None = None
+    """Input pixels, along each side, for which a backbone gives one place."""
+
     @property
     def channels(self) -> int:
         """Channels of the network's output."""
@@ -178,10 +185,12 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), "single", "take")
+        return _without(dump(self), "single", "take", "features", "reduction")
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
+        if self.features is not None and not self.classes:
+            return self
         if self.single and (len(self.classes) != 2 or self.activation == "softmax"):
             raise ValueError(
                 f"single: a network of one channel tells two classes apart, by "
@@ -203,8 +212,12 @@ class Weights(_Part):
     """Path (relative to the card), URL, or ``package:NAME/file`` in a package."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the file; without it the plan records what it finds."""
-    format: Literal["safetensors", "state-dict", "onnx", "torchgeo"] | None = None
-    """Default: by the file's suffix."""
+    format: (
+        Literal["safetensors", "state-dict", "onnx", "torchgeo", "torchscript", "pt2"]
+        | None
+    ) = None
+    """Default: by the file's suffix. ``torchscript`` and ``pt2`` (torch.export) hold
+    the network itself, which is code: they need trust."""
 
 
 class ModelCard(_Part):
@@ -226,7 +239,7 @@ class ModelCard(_Part):
     """Name by which it is asked for."""
     title: str | None = None
     """One line for people."""
-    task: TaskName = "segmentation"
+    task: CardTask = "segmentation"
     """What its output means."""
     architecture: str | None = None
     """``package.module:Name`` or ``file.py:Name`` beside the card; None where the
@@ -277,11 +290,30 @@ class ModelCard(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_backbone(self) -> ModelCard:
+        if (self.task == "backbone") != (self.output.features is not None):
+            raise ValueError(
+                "`output.features` is for cards of `task: backbone`, which need it; "
+                f"this one has task {self.task} and features {self.output.features}"
+            )
+        return self
+
     @property
     def needs_trust(self) -> bool:
-        """Whether building or feeding it runs Python code outside known packages."""
+        """Whether building or feeding it runs code outside known packages."""
         paths = (self.architecture, self.input.normalization.callable)
-        return any(path is not None and not is_trusted(path) for path in paths)
+        return self.holds_code or any(
+            path is not None and not is_trusted(path) for path in paths
+        )
+
+    @property
+    def holds_code(self) -> bool:
+        """Whether the file of the weights is a program (TorchScript, torch.export)."""
+        suffix = self.weights.href.rpartition(".")[2].lower()
+        return self.weights.format in CODE_FORMATS or (
+            self.weights.format is None and suffix == "pt2"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -354,35 +386,3 @@ class ModelCard(_Part):
             )
         card = cls.from_dict(data, where=str(path))
         return card.model_copy(update={"base": str(path.resolve().parent)})
-
-
-def explain_validation(err: ValidationError, model: type[BaseModel]) -> str:
-    """Put pydantic's findings into one sentence each, with the nearest key.
-
-    Parameters
-    ----------
-    err : ValidationError
-        What pydantic raised.
-    model : type
-        The model that was asked for.
-
-    Returns
-    -------
-    str
-        One line per finding: where, what, got, what to do.
-    """
-    lines = []
-    findings = err.errors()
-    for item in findings[:MOST_FINDINGS]:
-        where = shorten(".".join(str(part) for part in item["loc"])) or "top level"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{where}`{nearest_key(item['loc'], model)}")
-        elif item["type"] == "missing":
-            lines.append(f"`{where}` is missing")
-        else:
-            got = shorten(redact(repr(item.get("input"))))
-            text = item["msg"].removeprefix("Value error, ")
-            lines.append(f"`{where}`: {text[0].lower()}{text[1:]}; got {got}")
-    if len(findings) > MOST_FINDINGS:
-        lines.append(f"and {len(findings) - MOST_FINDINGS} more of this kind")
-    return "; ".join(lines)

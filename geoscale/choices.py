@@ -27,6 +27,7 @@ class InferenceOptions(TypedDict, total=False):
     min_agreement: float
     device: str
     in_flight: int
+    accept_license: bool
 
 
 def read_inference(options: Mapping[str, Any]) -> Inference:

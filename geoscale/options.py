@@ -64,6 +64,10 @@ class Inference(BaseModel):
     with inference; default: 2, but 1 where a CPU infers from local files: there
     reading takes the network's own cores."""
 
+    accept_license: Annotated[bool, Field(exclude=True)] = False
+    """Whether the user accepts a licence of the weights that is non-commercial or not
+    known. Asked when the plan is made; no part of it."""
+
     @property
     def is_measured(self) -> bool:
         """Whether something of it is chosen by measurement."""

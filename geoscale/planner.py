@@ -9,6 +9,7 @@ from math import lcm
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.admission import admit, needs_acceptance
 from geoscale.card import ModelCard, Patch
 from geoscale.changes import default_layers, group_steps
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
@@ -76,6 +77,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
     PlanError
         If a choice does not fit the model or the stack.
     """
+    asked = inference or Inference()
+    admit(card, accept_license=asked.accept_license)
     if len(source.bands) != len(card.input.bands):
         raise CardError(
             f"`{card.name}` expects {len(card.input.bands)} bands "
@@ -85,7 +88,6 @@ def make_plan(  # noqa: PLR0913  (all by name)
     spec = source.spec()
     groups = _group(spec, change, source, card)
     height, width = (int(n) for n in source.geobox.shape)
-    asked = inference or Inference()
     chosen = resolve_inference(asked, card, (height, width))
     assert chosen.block is not None
     wanted = output or Output()
@@ -263,6 +265,9 @@ def _notes(
 ) -> Sequence[str]:
     notes = []
     patch = card.input.patch
+    why = needs_acceptance(card)
+    if why:
+        notes.append(f"the {why}; whoever planned this accepted it")
     if patch.fixed and min(shape) < patch.size:
         notes.append(
             f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "

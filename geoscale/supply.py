@@ -49,7 +49,7 @@ def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]
         if named is not None:
             check_trust(named, trust_code=trust_code)
     href = card.weights.href.removeprefix("file://")
-    if "://" not in href and not href.startswith(("package:", "torchgeo:")):
+    if "://" not in href and not href.startswith(("package:", "torchgeo:", "hf:")):
         path = _absolute(card, href)
         place = f"weights/{plan.weights_sha256}{path.suffix.lower()}"
         found.append(_pack("weights.href", path, plan.weights_sha256, place))

@@ -1,7 +1,9 @@
-"""Commands about models: which there are, and what each wants."""
+"""Commands about models: which there are, what each wants, and whether it works."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,41 +12,72 @@ from geoscale.cli.say import say, say_json
 
 if TYPE_CHECKING:
     from geoscale.card import ModelCard
+    from geoscale.models.check import Checked
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List models, and show what one wants and gives.",
+    help="List models, show what one wants and gives, check it, add your own.",
     epilog="Example:  geoscale models list",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Allow code that the card brings along."),
+]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="Catalogue name, hf:owner/name, path or URL of a card or STAC MLM Item."
+    ),
+]
 
 
-@app.command("list", epilog="Example:  geoscale models list --json")
-def list_(as_json: AsJson = False) -> None:
+@app.command("list", epilog="Example:  geoscale models list --task backbone")
+def list_(
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also torchgeo's backbones, with all details."),
+    ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Only models for this: segmentation, change, backbone."),
+    ] = None,
+    sensor: Annotated[
+        str | None, typer.Option(help="Only models for this: sentinel-2, landsat-8 …")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """List the models that a job may name."""
-    import dataclasses
-
+    from geoscale.cli.cards import describe_entry
+    from geoscale.errors import CardError
     from geoscale.models import list_models
 
-    entries = list_models()
+    whole = every or sensor is not None or task == "backbone"
+    entries = list_models(backbones=whole)
+    for word, wanted in (("task", task), ("sensor", sensor)):
+        if wanted is None:
+            continue
+        known = sorted({str(getattr(e, word)) for e in entries if getattr(e, word)})
+        if wanted not in known:
+            raise CardError(
+                f"no model has {word} {wanted}; there are {', '.join(known)}"
+            )
+        entries = [e for e in entries if getattr(e, word) == wanted]
     if as_json:
         say_json([dataclasses.asdict(entry) for entry in entries])
         return
-    width = max(len(entry.name) for entry in entries)
     for entry in entries:
-        extras = [entry.license or "licence unknown", entry.needs]
-        say(f"{entry.name:<{width}}  {entry.title}")
-        say(f"{'':<{width}}  {'; '.join(text for text in extras if text)}")
-    say("\nA model of your own: the path or URL of its card (.yaml, .json).")
+        say("\n".join(describe_entry(entry)))
+    if not whole:
+        say("\nBackbones of torchgeo, for features: geoscale models list --all")
+    say("A model of your own: geoscale models add, or the path of its card in the job.")
 
 
 @app.command("show", epilog="Example:  geoscale models show s2-landcover-unet")
-def show(
-    name: Annotated[str, typer.Argument(help="Catalogue name, path or URL of a card.")],
-    as_json: AsJson = False,
-) -> None:
+def show(name: Name, as_json: AsJson = False) -> None:
     """Show a model's bands, scaling, patch, classes, licence; loads no weights."""
+    from geoscale.cli.cards import describe_card
     from geoscale.models import find_card
 
     card = find_card(name)
@@ -54,88 +87,122 @@ def show(
         say("\n".join(describe_card(card)))
 
 
-def describe_card(card: ModelCard) -> list[str]:
-    """Describe a card, a line for each thing a user must know.
+@app.command("check", epilog="Example:  geoscale models check my-card.yaml --write")
+def check(
+    name: Name,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write halo and alignment into the card's file."),
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option(help="Measure halo and alignment, which takes seconds.")
+    ] = True,
+    trust_code: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """Load a model's weights, verify their keys, run one patch, measure its halo."""
+    from geoscale.cli.cards import describe_check
+    from geoscale.models import find_card
+    from geoscale.models.check import check_model
 
-    Parameters
-    ----------
-    card : ModelCard
-        The model.
-
-    Returns
-    -------
-    list of str
-        Lines.
-    """
-    wants, patch = card.input, card.input.patch
-    rows = {
-        "title": card.title or card.name,
-        "task": card.task,
-        "network": card.architecture or "held by the weights file",
-        "weights": _weights(card),
-        "bands": ", ".join(wants.bands)
-        + (f"  ({wants.sensor})" if wants.sensor else "")
-        + (f"  x {wants.frames} dates" if wants.frames > 1 else ""),
-        "units": wants.units
-        + (f" x {wants.multiply:g}" if wants.multiply != 1 else ""),
-        "scaling": _scaling(card),
-        "pixel size": "any"
-        if wants.gsd_m is None
-        else f"{wants.gsd_m[0]:g} to {wants.gsd_m[1]:g} m",
-        "patch": f"{patch.size} px, "
-        + ("fixed" if patch.fixed else f"or any multiple of {patch.multiple_of} px"),
-        "halo": "not stated: neighbouring patches are blended"
-        if patch.halo is None
-        else f"{patch.halo} px of context on each side",
-        "alignment": f"patches start at multiples of {patch.alignment} px",
-        "classes": _classes(card),
-        "licence": _licence(card.license),
-        "cite": card.citation or "the card names nothing to cite",
-        "notes": card.notes or "",
-    }
-    if card.needs_trust:
-        rows["code"] = "runs Python code of its own: read it, then --trust-code"
-    return [card.name, *(_wrap(key, text) for key, text in rows.items() if text)]
+    card = find_card(name)
+    found = check_model(card, trust_code=trust_code, measure=measure)
+    if as_json:
+        say_json(found.to_json())
+    else:
+        say("\n".join(describe_check(found)))
+    if write:
+        say(_write(name, card, found), err=as_json)
 
 
-def _weights(card: ModelCard) -> str:
-    sha256 = card.weights.sha256
-    known = f"sha256:{sha256[:12]}…" if sha256 else "no sha256 in the card"
-    return f"{card.weights.href.rpartition('/')[2]}  {known}"
+@app.command("add", epilog="Example:  geoscale models add hf:owner/name --name fields")
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Card or STAC MLM Item (path, URL, hf:owner/name), or their folder."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name to give it; default: the card's.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over one of the same name.")
+    ] = False,
+) -> None:
+    """Put a model of your own under a name that jobs may use."""
+    from geoscale.errors import CardError
+    from geoscale.models import find_card
+    from geoscale.models.catalog import find_cards, list_models
+    from geoscale.models.shelf import put_on_shelf
+
+    broken: list[str] = []
+    if "://" not in source and Path(source).is_dir():
+        cards, broken = find_cards(Path(source))
+        if not cards:
+            raise CardError(
+                f"folder {source} holds no card (.yaml, .yml, .json)"
+                + "".join(f"; {text}" for text in broken)
+            )
+        if name is not None and len(cards) > 1:
+            raise CardError(f"--name is for one card; folder {source} has {len(cards)}")
+    else:
+        cards = [find_card(source)]
+    taken = {e.name for e in list_models() if e.origin != "yours"}
+    for card in cards:
+        wanted = name or card.name
+        if wanted in taken:
+            raise CardError(
+                f"`{wanted}` is a model of the catalogue; give another --name"
+            )
+        path = put_on_shelf(card, wanted, replace=replace)
+        say(f"{wanted}  {path}")
+        say(f"    check it: geoscale models check {wanted}")
+    for text in broken:
+        say(f"left out: {text}", err=True)
+    if broken:
+        raise typer.Exit(CardError.exit_code)
 
 
-def _scaling(card: ModelCard) -> str:
-    norm = card.input.normalization
-    if norm.type == "mean-std":
-        return "(value - mean) / std; " + ", ".join(
-            f"{m:g} ± {s:g}" for m, s in zip(norm.mean, norm.std, strict=True)
+@app.command(
+    "export-mlm",
+    epilog="Example:  geoscale models export-mlm s2-landcover-unet --to item.json",
+)
+def export_mlm(
+    name: Name,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="File to write; default: print it.")
+    ] = None,
+) -> None:
+    """Write a model's card as a STAC Item with the MLM extension."""
+    import json
+
+    from geoscale.models import find_card
+    from geoscale.models.mlm import write_item
+    from geoscale.models.shelf import anchor
+
+    card = find_card(name)
+    beside = to is not None and card.base == str(to.resolve().parent)
+    item = write_item(card if beside else anchor(card))
+    if to is None:
+        say_json(item)
+        return
+    to.write_text(json.dumps(item, indent=2), encoding="utf-8")
+    say(to)
+
+
+def _write(name: str, card: ModelCard, found: Checked) -> str:
+    from geoscale.errors import CardError
+    from geoscale.models.rewrite import write_context
+    from geoscale.models.shelf import list_shelf
+
+    path = list_shelf().get(name, Path(name))
+    if not path.is_file() or card.base is None:
+        raise CardError(
+            f"--write changes the file of a card, and `{name}` is none; give its path, "
+            "or `geoscale models add` it under another name"
         )
-    extra = norm.model_dump(exclude_defaults=True, exclude={"type"})
-    shown = ", ".join(f"{key} {value}" for key, value in extra.items())
-    return f"{norm.type}  {shown}" if shown else str(norm.type)
-
-
-def _classes(card: ModelCard) -> str:
-    return "\n".join(
-        f"{c.value:>3}  {'#' + c.color if c.color else '':<8} {c.title or c.name}"
-        for c in card.output.classes
-    )
-
-
-def _licence(licence: str | None) -> str:
-    if licence is None:
-        return "UNKNOWN: ask its authors before you use or publish its maps"
-    if licence == "proprietary" or "NC" in licence.upper().split("-"):
-        return f"{licence}: NOT for commercial use without its authors' consent"
-    return licence
-
-
-def _wrap(key: str, text: str) -> str:
-    """Set a text beside its key; long ones go on below, indented."""
-    import textwrap
-
-    lines: list[str] = []
-    for line in text.splitlines():
-        lines += textwrap.wrap(line, 84, drop_whitespace=False) or [""]
-    body = f"\n{'':<14}".join(line.rstrip() for line in lines)
-    return f"  {key:<12}{body}"
+    if found.halo is None or found.alignment is None:
+        return f"nothing written: {found.context}"
+    write_context(path, halo=found.halo, alignment=found.alignment)
+    return f"halo {found.halo} px and alignment {found.alignment} px written to {path}"

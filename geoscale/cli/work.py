@@ -47,6 +47,14 @@ Trust = Annotated[
     ),
 ]
 
+Accept = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license",
+        help="Accept a licence of the weights that is non-commercial or not known.",
+    ),
+]
+
 
 def demo(
     to: Annotated[
@@ -99,6 +107,7 @@ def plan(
         typer.Option(help="Measure here what the job leaves open."),
     ] = True,
     trust_code: Trust = False,
+    accept_license: Accept = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
@@ -108,7 +117,9 @@ def plan(
     """
     from geoscale.launch import allowed_worker_bytes
 
-    made, output = _plan(job, measure=measure, trust_code=trust_code)
+    made, output = _plan(
+        job, measure=measure, trust_code=trust_code, accept_license=accept_license
+    )
     allowed = allowed_worker_bytes(None)
     if as_json:
         say_json(_plan_data(made, output))
@@ -147,6 +158,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
         typer.Option(help="Only blocks that failed in earlier runs of the job."),
     ] = False,
     trust_code: Trust = False,
+    accept_license: Accept = False,
     batch: Annotated[
         bool,
         typer.Option(
@@ -172,7 +184,7 @@ def run(  # noqa: PLR0913, PLR0917  (options of the command)
     stop, watch = Stop(due_s), Watch(due_s if batch else None)
     again = "interrupted; the same command goes on where this one stopped"
     with watch.held(), interruptible(again, stop):
-        made, output = _plan(job, measure=False)
+        made, output = _plan(job, measure=False, accept_license=accept_license)
         say(made, err=as_json)
         say(f"  output   {output}\n", err=as_json)
         with open_client(profile, made.in_flight) as client:
@@ -245,7 +257,11 @@ def _settle(
 
 
 def _plan(
-    job: str | Path, *, measure: bool, trust_code: bool = False
+    job: str | Path,
+    *,
+    measure: bool,
+    trust_code: bool = False,
+    accept_license: bool = False,
 ) -> tuple[Plans, str]:
     from geoscale import api, outputs
     from geoscale.errors import OutputError
@@ -253,6 +269,9 @@ def _plan(
     if "://" in str(job) or Path(job).is_dir():
         return outputs.load_begun(str(job))
     loaded = api.load_job(job)
+    if accept_license:
+        how = loaded.inference.model_copy(update={"accept_license": True})
+        loaded = loaded.model_copy(update={"inference": how})
     output = loaded.output.to
     if "://" not in output and Path(output).is_file():
         raise OutputError(f"output {output} is a file; give a folder of its own")

@@ -45,14 +45,24 @@ def build_module(
     WeightsError
         If the weights do not fit it exactly.
     """
+    if card.holds_code:
+        from geoscale.models.programs import load_program
+
+        return load_program(card, weights, trust_code=trust_code)
     if card.architecture is None:
         raise CardError(
             f"card `{card.name}` names no `architecture`, and {weights.name} holds "
             "only numbers; add `architecture: package.module:Name`"
         )
+    from geoscale.models.backbones import Backbone
+
     factory = load_object(card.architecture, base=card.base, trust_code=trust_code)
     module = call_factory(card.architecture, card.architecture_args, factory)
-    load_strict(module, read_state_dict(weights), weights)
+    state = read_state_dict(weights)
+    if isinstance(module, Backbone):
+        module.take(state, weights)
+    else:
+        load_strict(module, state, weights)
     return freeze(module)
 
 

@@ -1,14 +1,16 @@
 """The catalogue: names to cards.
 
-A name is one of this project's own cards, ``ukis-csmask-…``,
-``torchgeo:Unet_Weights.NAME``, or the path or URL of a card.
+A name is one of this project's own cards, ``ukis-csmask-…``, any weight of torchgeo
+(``torchgeo:Unet_Weights.NAME``), one that the user added, a Hugging Face repository
+(``hf:owner/name``), or the path or URL of a card or of a STAC Item with the MLM
+extension.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.resources import files
@@ -17,21 +19,14 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from geoscale.card import ModelCard
-from geoscale.errors import CardError, MissingDependencyError
+from geoscale.errors import CardError
 from geoscale.models.fetch import fetch_bytes
+from geoscale.models.mlm import is_item, read_item
+from geoscale.models.shelf import SUFFIXES, list_shelf
 from geoscale.models.torchgeo_cards import TORCHGEO, torchgeo_card
-from geoscale.plain import LARGEST_BYTES, parse_yaml
+from geoscale.models.ukis import UKIS, ukis_card
+from geoscale.plain import LARGEST_BYTES, parse_yaml, read_yaml
 from geoscale.words import redact, suggest
-
-_UKIS = {
-    f"ukis-csmask-{n}b-{level}": f"Clouds and shadows, {n} bands, {level.upper()}"
-    for n in (4, 6)
-    for level in ("l1c", "l2a")
-}
-_UKIS_CLASSES = ("background", "clouds", "cloud_shadows")
-_UKIS_COLORS = ("2E7D32", "ECEFF1", "455A64")
-
-_CARD_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,40 +43,61 @@ class CatalogEntry:
     """Of the weights."""
     needs: str
     """What must be there first: an extra, a download, or nothing."""
+    task: str = "segmentation"
+    """What the network is for."""
+    sensor: str | None = None
+    """Whose band names these are."""
+    bands: tuple[str, ...] = ()
+    """In the network's order; empty where it was not looked up."""
+    gsd_m: tuple[float, float] | None = None
+    """Finest and coarsest ground sampling distance, in m."""
+    scaling: str = ""
+    """What is done to pixels, in words."""
+    size_mb: int | None = None
+    """Of the weights, about."""
+    citation: str | None = None
+    """How to cite it."""
+    refused: str = ""
+    """Why it cannot be run here; nothing where it can."""
 
 
-def list_models() -> list[CatalogEntry]:
+def list_models(*, backbones: bool = False) -> list[CatalogEntry]:
     """List every model that can be asked for by name.
+
+    Parameters
+    ----------
+    backbones : bool
+        Also torchgeo's weights that end in features, and all that torchgeo says of
+        the others; imports it.
 
     Returns
     -------
     list of CatalogEntry
-        This project's first; neither torch nor torchgeo is imported.
+        This project's first. Without `backbones` neither torch nor torchgeo is
+        imported.
     """
-    own = [ModelCard.from_file(path) for path in _own_cards().values()]
     rows = [
-        CatalogEntry(
-            name=card.name,
-            title=card.title or card.name,
-            origin="geoscale",
-            license=card.license,
-            needs="",
-        )
-        for card in own
+        _entry(ModelCard.from_file(path), "geoscale") for path in _own_cards().values()
+    ]
+    rows += [
+        _entry(ModelCard.from_file(path), "yours") for path in list_shelf().values()
     ]
     here = importlib.util.find_spec("ukis_csmask") is not None
-    needs = "" if here else "pip install 'geoscale[onnx]'"
     rows += [
-        CatalogEntry(
+        _entry(ukis_card(name), "ukis-csmask")
+        if here
+        else CatalogEntry(
             name=name,
             title=title,
             origin="ukis-csmask",
             license="Apache-2.0",
-            needs=needs,
+            needs="pip install 'geoscale[onnx]'",
         )
-        for name, title in _UKIS.items()
+        for name, title in UKIS.items()
     ]
-    rows += [
+    if backbones:
+        return rows + [_torchgeo_entry(name) for name in (*TORCHGEO, *_backbones())]
+    return rows + [
         CatalogEntry(
             name=f"torchgeo:{name}",
             title=row.title,
@@ -91,10 +107,86 @@ def list_models() -> list[CatalogEntry]:
         )
         for name, row in TORCHGEO.items()
     ]
-    return rows
 
 
-def find_card(name: str | Path) -> ModelCard:
+def _backbones() -> list[str]:
+    from geoscale.models.torchgeo_backbones import list_backbones
+
+    return list(list_backbones())
+
+
+def _torchgeo_entry(short: str) -> CatalogEntry:
+    from geoscale.models.torchgeo_backbones import list_backbones, size_mb
+
+    try:
+        card = torchgeo_card(f"torchgeo:{short}")
+    except CardError as err:
+        meta = list_backbones()[short].meta
+        return CatalogEntry(
+            name=f"torchgeo:{short}",
+            title=str(meta.get("model", short)),
+            origin="torchgeo",
+            license=meta.get("license"),
+            needs="",
+            task="none",
+            citation=meta.get("publication"),
+            refused=str(err).removeprefix(f"`{short}` "),
+        )
+    return _entry(card, "torchgeo", "download", size_mb(short))
+
+
+def _entry(
+    card: ModelCard, origin: str, needs: str = "", size_mb: int | None = None
+) -> CatalogEntry:
+    wants = card.input
+    path = Path(card.base or "") / card.weights.href
+    if size_mb is None and card.base and path.is_file():
+        size_mb = max(1, round(path.stat().st_size / 1e6))
+    return CatalogEntry(
+        name=card.name,
+        title=card.title or card.name,
+        origin=origin,
+        license=card.license,
+        needs=needs,
+        task=card.task,
+        sensor=wants.sensor,
+        bands=wants.bands,
+        gsd_m=wants.gsd_m,
+        scaling=describe_scaling(card),
+        size_mb=size_mb or None,
+        citation=card.citation,
+    )
+
+
+def describe_scaling(card: ModelCard) -> str:
+    """Say in words what is done to pixels before the network sees them.
+
+    Parameters
+    ----------
+    card : ModelCard
+        The model.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    spec, norm = card.input, card.input.normalization
+    text = spec.units + (f" x {spec.multiply:g}" if spec.multiply != 1 else "")
+    if norm.type == "callable":
+        return f"{text}, then {norm.callable}"
+    if norm.type == "none":
+        return text
+    means, stds = set(norm.mean), set(norm.std)
+    if len(means) == len(stds) == 1:
+        mean, std = means.pop(), stds.pop()
+        return f"({text} - {mean:g}) / {std:g}" if mean else f"{text} / {std:g}"
+    return f"({text} - mean) / std, for each band"
+
+
+def find_card(  # noqa: PLR0911  (a line for each kind of name)
+    name: str | Path,
+) -> ModelCard:
     """Find a card by catalogue name, path or URL.
 
     Parameters
@@ -122,81 +214,94 @@ def find_card(name: str | Path) -> ModelCard:
     text = str(name)
     if text.startswith(("http://", "https://")):
         return _fetch_card(text)
+    if text.startswith("hf:"):
+        return _hub_card(text)
     own = _own_cards()
     if text in own:
         return ModelCard.from_file(own[text])
-    if text in _UKIS:
-        return _ukis_card(text)
+    if text in UKIS:
+        return ukis_card(text)
     if text.startswith("torchgeo:"):
         return torchgeo_card(text)
-    if text.endswith(_CARD_SUFFIXES) or isinstance(name, Path):
-        return ModelCard.from_file(text)
-    known = [*own, *_UKIS, *(f"torchgeo:{n}" for n in TORCHGEO)]
+    shelf = list_shelf()
+    if text in shelf:
+        return ModelCard.from_file(shelf[text])
+    if text.endswith(SUFFIXES) or isinstance(name, Path):
+        return read_card(Path(text))
+    known = [*own, *shelf, *UKIS, *(f"torchgeo:{n}" for n in TORCHGEO)]
     hint = suggest(text, known) or f"; known are {', '.join(known)}"
     raise CardError(
         f"model `{text}` is neither in the catalogue nor a .yaml or .json card{hint}"
     )
 
 
+def read_card(path: Path) -> ModelCard:
+    """Read a card, or a STAC Item with the MLM extension, from a local file.
+
+    Parameters
+    ----------
+    path : Path
+        YAML or JSON.
+
+    Returns
+    -------
+    ModelCard
+        Its relative paths start from the file's folder.
+
+    Raises
+    ------
+    CardError
+        If it is missing or neither of them.
+    """
+    if path.suffix.lower() == ".json":
+        data = read_yaml(path, "model card", CardError)
+        if is_item(data):
+            card = read_item(data, str(path))
+            return card.model_copy(update={"base": str(path.resolve().parent)})
+    return ModelCard.from_file(path)
+
+
+def find_cards(folder: Path) -> tuple[list[ModelCard], list[str]]:
+    """Read every card of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Its files; folders inside are not looked into.
+
+    Returns
+    -------
+    cards : list of ModelCard
+        Those that could be read.
+    broken : list of str
+        What is wrong with the others.
+    """
+    cards, broken = [], []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        try:
+            cards.append(read_card(path))
+        except CardError as err:
+            broken.append(str(err))
+    return cards, broken
+
+
+def _hub_card(href: str) -> ModelCard:
+    from geoscale.models.hub import fetch_card_file, read_license
+
+    path, beside = fetch_card_file(href)
+    data = read_yaml(path, f"model card of {href}", CardError)
+    card = _from_elsewhere(data, href, lambda file: f"{beside}/{file}")
+    if card.license is None:
+        card = card.model_copy(update={"license": read_license(beside)})
+    return card
+
+
 def _own_cards() -> dict[str, Path]:
     """Name → YAML file of each card that geoscale carries."""
     folder = Path(str(files("geoscale"))) / "data"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def _ukis_card(name: str) -> ModelCard:
-    """Make a card of the JSON that lies beside the package's ONNX file."""
-    spec = importlib.util.find_spec("ukis_csmask")
-    if spec is None or spec.origin is None:
-        raise MissingDependencyError(
-            f"`ukis_csmask`, which carries `{name}`, is not installed; "
-            "run: pip install 'geoscale[onnx]'"
-        )
-    _, _, bands, level = name.split("-")
-    stem = f"model_{bands}_{level}"
-    path = Path(spec.origin).with_name(f"{stem}.json")
-    meta = json.loads(path.read_text(encoding="utf-8"))
-    data, stats = meta["data"], meta["data"]["dataset_statistics"]
-    version = importlib.metadata.version("ukis-csmask")
-    return ModelCard.from_dict(
-        {
-            "name": name,
-            "title": _UKIS[name],
-            "weights": {"href": f"package:ukis_csmask/{stem}.onnx", "format": "onnx"},
-            "input": {
-                "bands": stats["band_names"],
-                "units": "reflectance",
-                "normalization": {
-                    "type": "mean-std",
-                    "mean": stats["img"][0],
-                    "std": stats["img"][1],
-                },
-                "patch": {"size": data["target_size"][0], "fixed": True},
-                "gsd_m": (10.0, 30.0),
-            },
-            "output": {
-                "classes": [
-                    {"value": i, "name": label, "color": color}
-                    for i, (label, color) in enumerate(
-                        zip(_UKIS_CLASSES, _UKIS_COLORS, strict=True)
-                    )
-                ],
-                "activation": "softmax",
-            },
-            "license": _spdx(importlib.metadata.metadata("ukis-csmask")["License"]),
-            "citation": "Wieland, Fichtner, Martinis 2022, "
-            "doi:10.5194/isprs-archives-XLIII-B3-2022-217-2022",
-            "notes": f"ukis-csmask {version}, network {meta['model']['version']}; "
-            f"expects {level.upper()} reflectance near 30 m. Its squeeze-excite "
-            "looks at the whole patch: no halo makes tiles equal, blend them.",
-        },
-        where=name,
-    )
-
-
-def _spdx(text: str | None) -> str | None:
-    """``Apache 2.0`` → ``Apache-2.0``."""
-    return text.replace(" ", "-") if text else None
 
 
 def _fetch_card(url: str) -> ModelCard:
@@ -214,22 +319,28 @@ def _fetch_card(url: str) -> ModelCard:
             "fields, not weights"
         )
     data = parse_yaml(body, f"model card {where}", CardError)
+    return _from_elsewhere(data, where, lambda file: urljoin(url, file))
+
+
+def _from_elsewhere(data: Any, where: str, locate: Callable[[str], str]) -> ModelCard:
+    """Make a card of what others wrote; its files lie where `locate` says."""
     if not isinstance(data, dict):
         raise CardError(f"model card {where} holds {type(data).__name__}, not fields")
-    _refuse_files(data, where)
-    card = ModelCard.from_dict(data, where=where)
+    if is_item(data):
+        card = read_item(data, where)
+    else:
+        card = ModelCard.from_dict(data, where=where)
+    _refuse_files(card.to_dict(), where)
     href = card.weights.href
-    if urlsplit(href).scheme:
-        return card
-    weights = card.weights.model_copy(update={"href": urljoin(url, href)})
-    return card.model_copy(update={"weights": weights})
+    update: dict[str, Any] = {"base": None}
+    if not urlsplit(href).scheme:
+        update["weights"] = card.weights.model_copy(update={"href": locate(href)})
+    return card.model_copy(update=update)
 
 
 def _refuse_files(data: dict[str, Any], where: str) -> None:
     """Stop a card from the web that would reach into this machine's files."""
-    dumped = json.dumps(data, default=str)
-    hrefs = data.get("weights") or {}
-    href = str(hrefs.get("href", "")) if isinstance(hrefs, dict) else ""
+    dumped, href = json.dumps(data, default=str), data["weights"]["href"]
     if ".py:" in dumped or href.startswith(("/", "file:")):
         raise CardError(
             f"model card {where} names a local file; download the card with its files "

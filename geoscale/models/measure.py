@@ -65,14 +65,26 @@ def measure_halo(
             f"{limit} px; give at least {2 * limit + 4 * alignment + 8} px"
         )
     whole = run(image[None])[0, :, first:stop, first:stop]
-    for halo in range(0, limit + 1, alignment):
+    size = stop - first
+
+    def is_enough(halo: int) -> bool:
+        """Whether a tile with this ring equals the whole image."""
         low, high = first - halo, stop + halo
         tile = np.ascontiguousarray(image[None, :, low:high, low:high])
-        size = stop - first
         inner = run(tile)[0, :, halo : halo + size, halo : halo + size]
-        if float(np.abs(inner - whole).max()) <= tolerance:
-            return halo
-    return None
+        return float(np.abs(inner - whole).max()) <= tolerance
+
+    # a wider ring never does worse: halve the steps that are left
+    steps = limit // alignment
+    if not is_enough(steps * alignment):
+        return None
+    low, high = 0, steps
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (
+            (low, middle) if is_enough(middle * alignment) else (middle + 1, high)
+        )
+    return high * alignment
 
 
 def measure_alignment(
@@ -124,3 +136,56 @@ def measure_alignment(
             return step
         step *= 2
     return None
+
+
+def find_context(
+    run: Run,
+    image: Float,
+    *,
+    step: int = 1,
+    limit: int = 64,
+    relative: float = 2e-5,
+) -> tuple[int | None, int | None]:
+    """Find halo and alignment of a network that nothing is known of.
+
+    Parameters
+    ----------
+    run : callable
+        As in `measure_halo`; best without softmax, which hides small differences.
+    image : ndarray of float32, (channel, y, x)
+        As the network takes it.
+    step : int
+        Sizes must be multiples of this, in px.
+    limit : int
+        Largest ring to try, in px.
+    relative : float
+        Difference that counts as equal, in spreads of the output. float32 needs
+        room for its rounding, and so misses what the outermost ring adds; a network
+        in float64 does not.
+
+    Returns
+    -------
+    halo, alignment : int or None
+        In px; None if no ring up to `limit` does.
+
+    Notes
+    -----
+    Rings are tried from starts on multiples of 1, 2, 4 … px, since a strided layer
+    has a phase: a start beside it differs, whatever the ring.
+    """
+    spread = float(np.std(run(image[None])))
+    tolerance = max(relative * spread, 1e-12)
+    phases = max(8, step)
+    alignment = step
+    while alignment <= phases:
+        halo = measure_halo(
+            run, image, alignment=alignment, limit=limit, tolerance=tolerance
+        )
+        if halo is not None:
+            found = measure_alignment(
+                run, image, halo=halo, limit=phases, tolerance=tolerance
+            )
+            if found is not None and found <= alignment:
+                return halo, found
+        alignment *= 2
+    return None, None

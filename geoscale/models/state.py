@@ -50,6 +50,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             _LOG.info("%s: weights taken from `%s` of the checkpoint", path, nest)
             data = data[nest]
             break
+    if isinstance(data, Mapping) and all(isinstance(v, Mapping) for v in data.values()):
+        # parts kept apart, as CROMA's are: {"encoder": {"weight": …}}
+        data = {f"{part}.{k}": v for part in data for k, v in data[part].items()}
     return _only_tensors(data, path)
 
 
@@ -170,7 +173,8 @@ def _read_torch(path: Path) -> Any:
         if "torchscript" in str(err).lower():
             raise WeightsError(
                 f"{path} is a TorchScript archive: it carries code; save "
-                "`model.state_dict()` and name the architecture in the card"
+                "`model.state_dict()` and name the architecture in the card, or say "
+                "`format: torchscript` there and allow it with --trust-code"
             ) from None
         raise WeightsError(f"weights {path} are damaged or no checkpoint: {err}") from (
             err

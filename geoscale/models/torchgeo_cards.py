@@ -68,7 +68,7 @@ def torchgeo_card(name: str) -> ModelCard:
     Parameters
     ----------
     name : str
-        ``torchgeo:Unet_Weights.NAME``.
+        ``torchgeo:Unet_Weights.NAME``; of others the card is that of a backbone.
 
     Returns
     -------
@@ -78,11 +78,16 @@ def torchgeo_card(name: str) -> ModelCard:
     Raises
     ------
     CardError
-        If the weight is unknown, or is a backbone that gives no map.
+        If the weight is unknown, or takes no imagery.
     """
-    weights = _find_weights(name)
+    short, _, query = name.removeprefix("torchgeo:").partition("?")
+    weights = _find_weights(short)
     meta = weights.meta
-    bands, frames = _split_frames([_LETTERS.get(b, b) for b in meta["bands"]])
+    if not short.startswith("Unet_Weights."):
+        from geoscale.models.torchgeo_backbones import backbone_card
+
+        return backbone_card(short, query)
+    bands, frames = split_frames([_LETTERS.get(b, b) for b in meta["bands"]])
     optical = all(b.startswith("B") for b in bands)
     row = TORCHGEO.get(name.removeprefix("torchgeo:"))
     labels = row.classes if row else tuple(f"class_{i}" for i in range(_count(meta)))
@@ -157,12 +162,12 @@ def read_normalization(transforms: Any, channels: int) -> dict[str, Any]:
     steps = [s for s in transforms.modules() if "Normalize" in type(s).__name__]
     if not steps:
         return {"type": "none"}
-    if len(steps) > 1:
-        raise CardError(
-            f"its transforms normalise {len(steps)} times; write a card with one "
-            "mean and std per channel"
-        )
     mean, std = (_spread(getattr(steps[0], k), channels) for k in ("mean", "std"))
+    # (((x - a) / b) - c) / d is (x - (a + b c)) / (b d)
+    for step in steps[1:]:
+        then, by = (_spread(getattr(step, k), channels) for k in ("mean", "std"))
+        mean = [a + b * c for a, b, c in zip(mean, std, then, strict=True)]
+        std = [b * d for b, d in zip(std, by, strict=True)]
     return {"type": "mean-std", "mean": mean, "std": std}
 
 
@@ -218,32 +223,38 @@ def _check_prefix(path: Path, found: str, match: re.Match[str] | None) -> None:
         )
 
 
-def _find_weights(name: str) -> Any:
-    """Look a weight up in torchgeo; refuse those without a segmentation head."""
+def _find_weights(short: str) -> Any:
+    """Look a weight up in torchgeo; name the nearest where there is none."""
     from torchgeo.models import get_weight
-    from torchgeo.models.unet import Unet_Weights
 
-    short = name.removeprefix("torchgeo:")
-    kind, _, entry = short.partition(".")
-    if kind == "Unet_Weights" and entry in Unet_Weights.__members__:
-        return Unet_Weights[entry]
     try:
-        get_weight(short)
+        return get_weight(short.removeprefix("torchgeo:"))
     except (ValueError, KeyError, AttributeError, TypeError):
-        known = [f"torchgeo:{n}" for n in TORCHGEO]
+        from geoscale.models.torchgeo_backbones import list_backbones
+
+        known = [f"torchgeo:{n}" for n in (*TORCHGEO, *list_backbones())]
         hint = suggest(f"torchgeo:{short}", known)
         raise CardError(
             f"torchgeo has no weights `{short}`"
-            f"{hint or '; those that give a map are ' + ', '.join(known)}"
+            f"{hint or '; those that give a map are ' + ', '.join(TORCHGEO)}"
         ) from None
-    raise CardError(
-        f"these weights are a backbone: `{short}` gives features, not classes; train "
-        f"a head first, or use one of {', '.join(TORCHGEO)}"
-    )
 
 
-def _split_frames(bands: list[str]) -> tuple[list[str], int]:
-    """Find repeated dates: B4 B3 B2 B8 B4 B3 B2 B8 is two frames of four."""
+def split_frames(bands: list[str]) -> tuple[list[str], int]:
+    """Find repeated dates: B4 B3 B2 B8 B4 B3 B2 B8 is two frames of four.
+
+    Parameters
+    ----------
+    bands : list of str
+        Of all dates.
+
+    Returns
+    -------
+    bands : list of str
+        Of one date.
+    frames : int
+        Dates.
+    """
     for frames in range(len(bands), 1, -1):
         step = len(bands) // frames
         if bands == bands[:step] * frames:

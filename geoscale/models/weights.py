@@ -16,6 +16,7 @@ from uuid import uuid4
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, WeightsError
 from geoscale.models.fetch import check_first_bytes, fetch_file
+from geoscale.models.hub import fetch_weights
 from geoscale.models.torchgeo_cards import fetch_torchgeo
 from geoscale.parcels import cache_dir, sha256_file
 from geoscale.words import redact
@@ -33,7 +34,7 @@ def resolve_weights(
     ----------
     card : ModelCard
         Its `weights.href` is a path (relative to the card), an http(s) URL,
-        ``package:NAME/file`` or ``torchgeo:Unet_Weights.NAME``.
+        ``package:NAME/file``, ``torchgeo:NAME`` or ``hf:owner/name@revision/file``.
     expected_sha256 : str, optional
         What a plan recorded; checked beside the card's own.
 
@@ -57,6 +58,8 @@ def resolve_weights(
         path = _in_package(href)
     elif href.startswith("torchgeo:"):
         path = fetch_torchgeo(href)
+    elif href.startswith("hf:"):
+        path = fetch_weights(href)
     elif "://" in href and not href.startswith("file://"):
         path = _download_once(href, known)
     else:

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from geoscale.card import MOST_FINDINGS
 from geoscale.errors import JobError
+from geoscale.findings import MOST_FINDINGS
 from geoscale.sources.calibration import Calibration
 from geoscale.sources.clear import Mask
 from geoscale.sources.hrefs import Access

@@ -15,7 +15,8 @@ from tests.cli.conftest import environment, geoscale
 
 COMMANDS = (
     "demo", "plan", "run", "repair", "export", "status", "verify", "view", "doctor",
-    "schema", "models", "models list", "models show",
+    "schema", "models", "models list", "models show", "models check", "models add",
+    "models export-mlm",
 )  # fmt: skip
 JOB = """\
 imagery: {{items: items.json}}

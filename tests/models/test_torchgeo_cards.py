@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoscale.errors import CardError, WeightsError
+from geoscale.errors import WeightsError
 from geoscale.models import ModelSettings, find_card, get_predictor, resolve_weights
 from geoscale.models.torchgeo_cards import TORCHGEO, read_normalization
 from geoscale.preprocess import Preprocessor
@@ -71,13 +71,13 @@ def test_our_scaling_is_torchgeos_without_its_traps() -> None:
     assert stacked.max() < 10
 
 
-def test_two_normalisations_are_refused() -> None:
+def test_two_normalisations_become_one() -> None:
     import torch
     import torchvision.transforms.v2 as transforms
 
-    steps = [transforms.Normalize([0.0], [std]) for std in (2.0, 3.0)]
-    with pytest.raises(CardError, match="normalise 2 times"):
-        read_normalization(torch.nn.Sequential(*steps), 3)
+    steps = [transforms.Normalize([m], [s]) for m, s in ((1.0, 2.0), (3.0, 5.0))]
+    found = read_normalization(torch.nn.Sequential(*steps), 2)
+    assert found == {"type": "mean-std", "mean": [7.0, 7.0], "std": [10.0, 10.0]}
 
 
 def seed(path: Path, **args: Any) -> Any:
