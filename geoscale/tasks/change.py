@@ -214,7 +214,7 @@ def change_probability(before: Float, after: Float, prior: float = 0.5) -> Float
     >>> torn = np.float32([0.5, 0.5, 0.0]).reshape(3, 1, 1)
     >>> [round(float(change_probability(a, b)[0, 0]), 2)
     ...  for a, b in ((sure, sure), (sure, other), (torn, torn))]
-    [0.1, 0.82, 0.33]
+    [0.1, 0.83, 0.33]
     """
     count = np.float32(len(before))
     agree, ones, others = (np.zeros(before.shape[1:], np.float32) for _ in range(3))

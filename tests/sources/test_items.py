@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -62,7 +63,9 @@ def test_every_real_item_normalises_or_says_why(path: Path) -> None:
     items = load(path)
     for one in items:
         assert one.assets
-        assert Item.from_json(json.loads(json.dumps(one.to_json()))) == one
+        # how cloudy it was is asked once, and decides nothing that is stored
+        kept = dataclasses.replace(one, cloud_cover=None)
+        assert Item.from_json(json.loads(json.dumps(one.to_json()))) == kept
         assert one.datetime is None or one.datetime.endswith("+00:00")
 
 
