@@ -27,7 +27,9 @@ LIBRARIES = frozenset(
 SHORTEST = 8
 """Characters that a value must have to be known again in a text."""
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+", re.I)
+# Repeats before a fixed word are bounded: without end, each letter of a long word
+# would be tried as the first.
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,40}://[^\s\"'<>\\]+", re.I)
 _QUERY = re.compile(r"\?[^\s\"'<>\\?]*=[^\s\"'<>\\]*")
 # In a name, at its end or before another word: AZURE_STORAGE_KEY, GDAL_HTTP_HEADERS.
 _SECRET_NAME = re.compile(
@@ -38,7 +40,7 @@ _SECRET_NAME = re.compile(
 _SECRET_PART = re.compile("key|sig|secret|token|password", re.I)
 _NOT_SECRET = frozenset(("PWD", "OLDPWD"))
 _HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|cookie|[\w-]*api-?key|[\w-]*subscription-key|"
+    r"\b((?:proxy-)?authorization|cookie|[\w-]{0,40}api-?key|[\w-]{0,40}subscription-key|"
     r"x-amz-security-token)(\"?'?\s*[:=]\s*(?:b(?=[\"']))?\"?'?)((?:basic|bearer|digest|aws4-\S+)\s+)?"
     r"[^\s\"',}\]]+",
     re.I,

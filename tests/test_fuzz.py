@@ -233,6 +233,15 @@ def test_torn_texts_are_refused_with_words(kind, folder, ask):
     each()
 
 
+@pytest.mark.parametrize("word", ["a", "a-", "?a", "x-api-"])
+def test_a_word_without_end_is_refused_at_once(word, ask):
+    value = word * (200_000 // len(word))
+    data = json.dumps({"type": "local", "memory": [value]}).encode()
+    found = ask("profile", data)
+    judge(found, data)
+    assert found["ended"] == "refused"
+
+
 @pytest.fixture(scope="module")
 def table(folder):
     """The table of 300 items beside a plan, and what is in it."""

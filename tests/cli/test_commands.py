@@ -179,7 +179,7 @@ def test_models_are_listed_and_shown(capsys):
     ],
 )
 def test_a_licence_is_said_plainly(licence, words):
-    from geoscale.cli.models import describe_card
+    from geoscale.cli.cards import describe_card
     from geoscale.models import find_card
 
     card = find_card("s2-landcover-unet").model_copy(update={"license": licence})
