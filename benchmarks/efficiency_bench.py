@@ -21,10 +21,12 @@ from geoscale.errors import GeoscaleError
 # reading the next block and writing the last one can hide behind the network.
 CASES: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("landcover", 3072, {}),
+    ("landcover", 6144, {}),
     ("unet", 3072, {}),
     ("unet", 3072, {"runtime": "auto", "precision": "auto"}),
     ("ukis", 3072, {}),
     ("ukis", 3072, {"runtime": "auto", "precision": "auto"}),
+    ("siamese", 4000, {}),
 )
 TARGET = 0.95
 

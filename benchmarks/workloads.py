@@ -30,10 +30,12 @@ class Workload:
     card: ModelCard
     options: dict[str, Any] = field(default_factory=dict)
     imagery: str = "six"
-    """``six``: one item of six bands; ``demo``: the demo's six overlapping scenes."""
+    """``six``: one item of six bands; ``pair``: two dates of it; ``demo``: the demo's
+    six overlapping scenes."""
 
     def items(self, size: int) -> Path:
-        return demo_items(size) if self.imagery == "demo" else six_band_items(size)
+        makers = {"demo": demo_items, "pair": pair_items, "six": six_band_items}
+        return makers[self.imagery](size)
 
 
 def get_workload(name: str) -> Workload:
@@ -47,6 +49,8 @@ def get_workload(name: str) -> Workload:
         return Workload(name, find_card("ukis-csmask-6b-l1c"))
     if name == "unet":
         return Workload(name, unet_card(), {"patch_px": 512})
+    if name == "siamese":
+        return Workload(name, siamese_card(), {"patch_px": 512}, "pair")
     if name == "tiny":
         options = {"patch_px": 512, "stride_px": 512, "block_px": 1024}
         return Workload(name, tiny_card(), options)
@@ -90,6 +94,27 @@ def six_band_items(size: int) -> Path:
     for name, band in zip(BANDS, pixels, strict=True):
         _write_cog(folder / f"{name}.tif", mirror(band, size))
     path.write_text(json.dumps(describe_items(size, note)), encoding="utf-8")
+    return path
+
+
+def pair_items(size: int) -> Path:
+    """Two dates of the six COGs: the later one is the same ground, upside down."""
+    first = six_band_items(size)
+    folder = first.parent.with_name(f"{first.parent.name}-later")
+    path = folder / "items.json"
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels, note = sample()
+    for name, band in zip(BANDS, pixels, strict=True):
+        _write_cog(folder / f"{name}.tif", mirror(band[::-1], size))
+    before = json.loads(first.read_text(encoding="utf-8"))["features"][0]
+    for asset in before["assets"].values():
+        asset["href"] = str(first.parent / asset["href"])
+    after = describe_items(size, note)["features"][0] | {"id": f"bench-{size}-later"}
+    after["properties"]["datetime"] = "2025-06-15T10:00:31Z"
+    both = {"type": "FeatureCollection", "features": [before, after]}
+    path.write_text(json.dumps(both), encoding="utf-8")
     return path
 
 
@@ -264,6 +289,33 @@ def _seed_unet(path: Path, args: dict[str, Any]) -> None:
     with torch.no_grad():
         net.train()(batch)
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
+
+
+def siamese_card() -> ModelCard:
+    """FCSiamDiff of torchgeo over six bands of two dates, seeded weights."""
+    import torch
+    from safetensors.torch import save_file
+    from torchgeo.models import FCSiamDiff
+
+    args = {"encoder_name": "resnet18", "in_channels": 6, "classes": 1}
+    path = scratch() / f"siamese-{SEED}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(SEED)
+        net = FCSiamDiff(encoder_weights=None, **args)
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
+    spec = _input(size=256, multiple_of=32, alignment=1)
+    spec |= {"frames": 2, "pair": "time-axis"}
+    twice = {"mean": MEAN * 2, "std": STD * 2}
+    spec["normalization"] = {"type": "mean-std", **twice}
+    return _card(
+        "bench-siamese",
+        path,
+        task="change",
+        architecture="torchgeo.models:FCSiamDiff",
+        architecture_args=args,
+        input=spec,
+        output={"single": True, "activation": "sigmoid"},
+    )
 
 
 def tiny_card() -> ModelCard:
