@@ -173,7 +173,8 @@ def taizhou(data_dir, tmp_path_factory):
     folder, home = data_dir / "taizhou", tmp_path_factory.mktemp("taizhou")
     dates, label = [], np.full((400, 400), 255, np.uint8)
     for year in (2000, 2003):
-        with rasterio.open(folder / f"{year}TM") as file:
+        look = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE")  # its header
+        with look, rasterio.open(folder / f"{year}TM") as file:
             dates.append(file.read())
             profile = {"crs": file.crs, "transform": file.transform}
         with rasterio.open(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from geoscale.engine.journal import Journal
 from geoscale.faults import point
-from geoscale.types import EpochSink, Outcome
+from geoscale.types import EpochSink, Json, Outcome
 
 EPOCH_BLOCKS = 4096
 """Blocks that are committed together, at most: some 500 bytes of each are held."""
@@ -62,6 +62,11 @@ class EpochJournal(Journal):
             point("commit.after")
             self._changes.clear()
         super().flush()
+
+    def tell(self, progress: Callable[[], Json]) -> None:
+        """Store where this driver stands; only after a commit, since it hastens none."""
+        if not self._pending:
+            super().tell(progress)
 
     def _is_due(self, records: int, age: float) -> bool:
         return records >= self._blocks or age > self._seconds

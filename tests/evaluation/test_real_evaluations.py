@@ -92,7 +92,8 @@ def taizhou(data_dir):
     """Change vectors of z-scored bands, as whole steps, and what is known of them."""
     folder, dates = data_dir / "taizhou", []
     for name in ("2000TM", "2003TM"):
-        with rasterio.open(folder / name) as file:
+        look = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE")  # its header
+        with look, rasterio.open(folder / name) as file:
             bands = file.read().astype(float)
             grid = GeoBox(file.shape, file.transform, file.crs.to_wkt())
         mean, deviation = (f(bands, axis=(1, 2)) for f in (np.mean, np.std))

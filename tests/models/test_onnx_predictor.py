@@ -85,7 +85,7 @@ def test_a_fixed_batch_rules(tmp_path: Path) -> None:
         (("n", 4, 8, 8), 3, r"takes tensor\(float\) \['n', 4, 8, 8\].*\(n, 3, 8, 8\)"),
         (("n", 3, 16, 16), 3, r"the card says float32 \(n, 3, 8, 8\)"),
         (("n", 3, 8), 3, "mend `input.bands`"),
-        (("n", 4, 8, 8), 4, r"gives \['n', 4, 8, 8\], but the card lists 3 classes"),
+        (("n", 4, 8, 8), 4, r"gives \['n', 4, 8, 8\], but the card lists 3 channels"),
     ],
 )
 def test_a_file_that_is_not_the_cards_is_refused(
