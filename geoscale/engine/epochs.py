@@ -64,7 +64,7 @@ class EpochJournal(Journal):
         super().flush()
 
     def tell(self, progress: Callable[[], Json]) -> None:
-        """Store where this driver stands; only after a commit, since it hastens none."""
+        """Store where this driver stands, after a commit; this hastens none."""
         if not self._pending:
             super().tell(progress)
 
