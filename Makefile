@@ -29,7 +29,7 @@ check: $(STAMP)  ## format, lint, types, floors, docstrings, file sizes
 	$(BIN)/python tools/check_sizes.py
 
 test: $(STAMP)  ## the default suite, doctests included
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 slow: $(STAMP)  ## kills, memory, every cut on Dask; minutes
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not infra"

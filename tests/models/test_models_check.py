@@ -360,7 +360,7 @@ def test_what_segmentation_models_builds_runs_by_name(
             "weights": {"href": str(tmp_path / "w.pt")},
             "input": {
                 "bands": ["blue", "green", "red", "nir"],
-                "patch": {"size": 64, "multiple_of": 32, "alignment": 32},
+                "patch": {"size": 128, "multiple_of": 32, "alignment": 32},
             },
             "output": {"classes": cards.classes("a", "b", "c")},
         }
