@@ -365,7 +365,7 @@ def test_what_segmentation_models_builds_runs_by_name(
             "output": {"classes": cards.classes("a", "b", "c")},
         }
     )
-    x = np.random.default_rng(0).normal(size=(1, 4, 64, 64)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(1, 4, 128, 128)).astype(np.float32)
     out = get_predictor(card, ModelSettings(device="cpu", batch=1)).predict(x)
     with torch.inference_mode():
         want = network(torch.from_numpy(x)).softmax(1).numpy()
