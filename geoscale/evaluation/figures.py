@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.results.texts import size_matrix
 from geoscale.template import PALETTE
 
 if TYPE_CHECKING:
@@ -56,15 +57,8 @@ def draw_confusion(found: Evaluation) -> str:
         for column in range(len(matrix))
     ]
     names = [one.name for one in found.classes]
-    left = 24 + 8 * max(len(name) for name in names)
     return _render(
-        "confusion.svg.j2",
-        cells=cells,
-        names=names,
-        cell=CELL,
-        size=CELL * len(names),
-        left=left,
-        width=left + max(CELL * len(names) + 12, TITLE_WIDTH),
+        "confusion.svg.j2", cells=cells, **size_matrix(names, CELL, TITLE_WIDTH)
     )
 
 

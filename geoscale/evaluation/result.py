@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoscale.errors import OutputError
 from geoscale.evaluation.statistics import Curve, Estimate
+from geoscale.results.texts import write_texts
 from geoscale.types import Json
 
 OUTSIDE, NO_LABEL, SAME, DIFFERENT = range(4)
@@ -181,10 +181,6 @@ class Evaluation:
         """
         from geoscale.evaluation.figures import draw_confusion, draw_curves, paint
 
-        folder = Path(to).expanduser()
-        if folder.is_file():
-            raise OutputError(f"{folder} is a file; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "evaluation.json": json.dumps(self.to_dict(), indent=1) + "\n",
             "evaluation.md": self.to_markdown(),
@@ -192,10 +188,10 @@ class Evaluation:
         }
         if self.curves:
             texts["roc.svg"] = draw_curves(self)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / "agreement.png").write_bytes(paint(self.picture))
-        return [folder / name for name in (*texts, "agreement.png")]
+        written = write_texts(to, texts)
+        picture = written[0].with_name("agreement.png")
+        picture.write_bytes(paint(self.picture))
+        return [*written, picture]
 
 
 def _plain(one: Estimate | None) -> Json | None:

@@ -7,13 +7,12 @@ from typing import Any
 
 from geoscale.results.flows import Transitions
 from geoscale.results.ground import format_area
+from geoscale.results.texts import LETTER, size_matrix
 
 CELL = 76
 """Width and height of a cell of the heat map."""
 TITLE_WIDTH = 400
 """Width of the words above."""
-LETTER = 8
-"""Width of a letter of a class's name."""
 HIGH, WIDE, BAR, GAP = 320.0, 260, 14, 10
 """Height of all flows, way between the bars, width of a bar, gap between classes."""
 
@@ -49,15 +48,8 @@ def draw_heat_map(found: Transitions) -> str:
                 }
             )
     names = [found.classes[i].name for i in used]
-    left = 24 + LETTER * max((len(name) for name in names), default=0)
     return _render(
-        "transitions.svg.j2",
-        cells=cells,
-        names=names,
-        cell=CELL,
-        size=CELL * len(names),
-        left=left,
-        width=left + max(CELL * len(names) + 12, TITLE_WIDTH),
+        "transitions.svg.j2", cells=cells, **size_matrix(names, CELL, TITLE_WIDTH)
     )
 
 

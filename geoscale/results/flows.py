@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from geoscale.errors import OutputError
 from geoscale.results.ground import format_area
 from geoscale.results.layers import Flag
+from geoscale.results.texts import write_texts
 from geoscale.types import Json
 from geoscale.words import redact
 
@@ -183,10 +183,6 @@ class Transitions:
         """
         from geoscale.results.figures import draw_flows, draw_heat_map
 
-        folder = Path(to).expanduser()
-        if folder.is_file():
-            raise OutputError(f"{folder} is a file; name a folder")
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "transitions.json": json.dumps(self.to_dict(), indent=1) + "\n",
             "transitions.md": self.to_markdown(),
@@ -194,9 +190,7 @@ class Transitions:
         }
         if self.total_changed.px:
             texts["flows.svg"] = draw_flows(self)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-        return [folder / name for name in texts]
+        return write_texts(to, texts)
 
     def _say_total(self) -> str:
         share = self.total_changed.px / self.total.px if self.total.px else 0.0
