@@ -511,7 +511,7 @@ def test_a_worker_of_other_versions_that_comes_later_gets_no_block(
             build_kernel,
             url,
             plan.hash,
-            extra=(False, 1, handshake(), source),
+            extra=(False, 1, handshake(), (), source),
             stall_s=60,
         )
         tally = drive(plan, journal, executor)
