@@ -88,6 +88,10 @@ def test_processes_of_one_command_choose_by_their_slot():
         choose_device({"CUDA_VISIBLE_DEVICES": "0"}, slot=1, **two)
 
 
+def is_settled(dask_worker):
+    return str(dask_worker.process.status.name) == "running"
+
+
 @pytest.mark.slow
 def test_workers_of_one_command_take_a_device_each(tmp_path):
     """As in a job of two GPUs and two processes; a worker that is killed gives way."""
@@ -118,6 +122,9 @@ def test_workers_of_one_command_take_a_device_each(tmp_path):
                 seen = client.run(show_visible)
                 assert sorted(seen.values()) == ["3", UUID]
                 (killed,) = (w for w, device in seen.items() if device == UUID)
+                # a nanny that has not yet heard of its worker does not replace it
+                while not all(client.run(is_settled, nanny=True).values()):
+                    time.sleep(0.1)
                 os.kill(client.run(os.getpid)[killed], signal.SIGKILL)
                 until, now = time.monotonic() + 60, seen
                 while now.keys() == seen.keys() or len(now) < 2:
