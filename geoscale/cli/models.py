@@ -164,6 +164,29 @@ def add(
         raise typer.Exit(CardError.exit_code)
 
 
+@app.command("schemas", epilog="Example:  geoscale models schemas eurosat")
+def schemas(
+    name: Annotated[
+        str | None, typer.Argument(help="Schema to show; default: list all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the class schemas that a card may name, or show the classes of one."""
+    from geoscale.cli.cards import describe_schema
+    from geoscale.schemas import PREFIX, list_schemas, load_schema
+
+    names = list_schemas() if name is None else [name.removeprefix(PREFIX)]
+    found = [load_schema(one) for one in names]
+    if as_json:
+        told = [dataclasses.asdict(one) for one in found]
+        say_json(told if name is None else told[0])
+        return
+    for one in found:
+        say("\n".join(describe_schema(one, whole=name is not None)))
+    if name is None:
+        say("In a card:  output: {classes: schema:NAME}")
+
+
 @app.command(
     "export-mlm",
     epilog="Example:  geoscale models export-mlm s2-landcover-unet --to item.json",
