@@ -120,7 +120,8 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="Card or STAC MLM Item (path, URL, hf:owner/name), or their folder."
+            help="Card or STAC MLM Item (path, URL, hf:owner/name), their folder, or "
+            "an ONNX file that carries its card."
         ),
     ],
     name: Annotated[
@@ -212,6 +213,21 @@ def export_mlm(
         return
     to.write_text(json.dumps(item, indent=2), encoding="utf-8")
     say(to)
+
+
+@app.command("pack", epilog="Example:  geoscale models pack card.yaml --to own.onnx")
+def pack(
+    name: Name,
+    to: Annotated[Path, typer.Option("--to", help="ONNX file to write.")],
+) -> None:
+    """Put a card into its ONNX file, which then needs nothing beside it."""
+    from geoscale.models import find_card, resolve_weights
+    from geoscale.models.onnx_card import write_onnx_card
+
+    card = find_card(name)
+    write_onnx_card(card, resolve_weights(card)[0], to)
+    say(to)
+    say(f"    check it: geoscale models check {to}")
 
 
 def _write(name: str, card: ModelCard, found: Checked) -> str:
