@@ -121,8 +121,8 @@ class Output(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: tuple[str, ...] | None = None
-    """Some of classes, confidence, scores; of change: change, probability, from_class,
-    to_class. Default: all of these but scores."""
+    """Some of classes, confidence, entropy, margin, scores; of change: change,
+    probability, from_class, to_class. Default: classes, confidence; all of change's."""
     scores_dtype: Literal["uint8", "float16"] = "uint8"
     """How scores, and probabilities of change, are stored."""
     chunk: Annotated[int, Field(ge=1)] | None = None
