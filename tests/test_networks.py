@@ -13,6 +13,7 @@ import yaml
 import geoscale as gs
 from geoscale.errors import WeightsError
 from geoscale.imports import load_object
+from tests.support.chips import crop_chip, open_chip
 
 torch = pytest.importorskip("torch")
 
@@ -23,20 +24,7 @@ SIZE = 128
 
 @pytest.fixture(scope="module")
 def scene(data_dir: Path, tmp_path_factory: Any) -> Path:
-    """A corner of a Sentinel-2 chip over Orihuela: a file, DN x 10000, 13 bands."""
-    import rasterio
-    from rasterio.windows import Window
-
-    found = tmp_path_factory.mktemp("scene") / "corner.tif"
-    with rasterio.open(data_dir / "sen1floods11" / "Spain_7370579_S2Hand.tif") as file:
-        window = Window(200, 120, SIZE, SIZE)
-        profile = file.profile | {
-            "height": SIZE, "width": SIZE, "transform": file.window_transform(window),
-            "tiled": False, "blockysize": 16,
-        }  # fmt: skip
-        with rasterio.open(found, "w", **profile) as to:
-            to.write(file.read(window=window))
-    return found
+    return crop_chip(data_dir, tmp_path_factory.mktemp("a") / "corner.tif", SIZE, SIZE)
 
 
 def save_card(
@@ -90,8 +78,7 @@ def args_bands(args: dict[str, Any]) -> list[str]:
 
 def run(scene: Path, card: Path, to: Path, **options: Any) -> np.ndarray:
     """Classes by a whole job, whose every stored byte was verified."""
-    stack = gs.open_stack(scene, sensor="sentinel-2", scale=1e-4, source_nodata="none")
-    plan = gs.plan(stack, card, **options)
+    plan = gs.plan(open_chip(scene), card, **options)
     report = gs.run(plan, to, trust_code=True)
     assert report.complete
     assert report.exit_code == 0
