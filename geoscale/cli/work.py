@@ -92,7 +92,7 @@ def demo(
     raise typer.Exit(made.report.exit_code)
 
 
-def plan(
+def plan(  # noqa: PLR0913, PLR0917  (options of the command)
     job: JobFile,
     mpx_per_s: Annotated[
         float | None,
@@ -106,14 +106,21 @@ def plan(
         bool,
         typer.Option(help="Measure here what the job leaves open."),
     ] = True,
+    look: Annotated[
+        bool,
+        typer.Option(
+            "--check-values",
+            help="Read some places and hold their values against the model's card.",
+        ),
+    ] = False,
     trust_code: Trust = False,
     accept_license: Accept = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
 
-    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, or finds
-    change by statistics of the whole area.
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, finds
+    change by statistics of the whole area, or --check-values is given.
     """
     from geoscale.launch import allowed_worker_bytes
 
@@ -121,6 +128,9 @@ def plan(
         job, measure=measure, trust_code=trust_code, accept_license=accept_license
     )
     allowed = allowed_worker_bytes(None)
+    values: list[str] = []
+    if look:
+        made, values = _check_values(made)
     if as_json:
         say_json(_plan_data(made, output))
         return
@@ -130,6 +140,8 @@ def plan(
         )
     )
     say(f"  output   {output}")
+    for line in values:
+        say(f"  values   {line}")
     made.validate(allowed_bytes=allowed)
 
 
@@ -254,6 +266,20 @@ def _settle(
 
     say("measuring what the job leaves open …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
+
+
+def _check_values(made: Plans) -> tuple[Plans, list[str]]:
+    """Check the values of a plan; of several zones, those of the first."""
+    from geoscale.values import check_values, describe_values
+    from geoscale.zones import ZonePlans
+
+    if isinstance(made, ZonePlans):
+        name = next(iter(made))
+        found = check_values(made[name])[1]
+        lines = [f"zone {name}, for all", *describe_values(found)]
+        return made, [*lines, *(() if found is None else found.warnings)]
+    checked, found = check_values(made)
+    return checked, describe_values(found)
 
 
 def _plan(
