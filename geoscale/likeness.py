@@ -209,8 +209,9 @@ def _name_offset(x: Float, multiply: float) -> Iterator[str]:
         yield (
             f"not even the darkest percent of any band is below {dark.min():.3f} "
             "reflectance: if this is Sentinel-2 of processing baseline 04.00 or later "
-            "(since January 2022), its offset was not taken off: say `imagery.offset: "
-            f"-{_OFFSET:g}` (-1000 in digital numbers)"
+            "(since January 2022), its offset was not taken off: say "
+            f"`imagery.harmonize: s2-boa`, or `imagery.offset: -{_OFFSET:g}` (-1000 in "
+            "digital numbers)"
         )
     elif (x <= 0).mean() > 0.2:
         yield (

@@ -42,7 +42,7 @@ MODELS = ["s2-landcover-unet", "simplecnn", "dynamic_world"]
         ({"scale": 1.0}, r"10,000 times too large.*`imagery.scale: 0.0001`"),
         ({"scale": 1e-8}, "10,000 times too small"),
         ({"scale": 1e-4 / 30}, "times too small"),
-        ({"offset": 0.1}, r"baseline 04.00 .*`imagery.offset: -0.1`"),
+        ({"offset": 0.1}, r"baseline 04.00 .*`imagery.harmonize: s2-boa`"),
         ({"offset": -0.1}, "taken off twice"),
     ],
 )
@@ -180,7 +180,7 @@ def test_the_command_shows_values_and_warns(
 
 @pytest.mark.parametrize(("scale", "strange"), [(1e-4, 0), (1.0, 4)])
 def test_blocks_tell_how_far_they_are(
-    chip: Path, tmp_path: Path, scale: float, strange: int
+    chip: Path, tmp_path: Path, scale: float, strange: int, caplog: Any
 ) -> None:
     totals = []
     for block in (128, 256):
@@ -193,3 +193,5 @@ def test_blocks_tell_how_far_they_are(
     assert totals[0]["strange"] == strange
     assert totals[1]["strange"] == min(strange, 1)
     assert totals[0]["far"] / 4 == pytest.approx(totals[1]["far"], rel=0.2)
+    # said once for each run, after its first blocks
+    assert caplog.text.count("names the likely mistake") == (2 if strange else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,31 @@ STEP = 8
 """Every so many pixels along both sides of a block are looked at."""
 STRANGE = 3.0
 """Standard deviations from which a block counts as strange."""
+FIRST = 4
+"""Blocks that are waited for before a run warns."""
+
+_LOG = logging.getLogger(__name__)
+
+
+def warn_if_strange(done: int, strange: int, total: int) -> None:
+    """Warn once, where the first blocks of a run are all strange.
+
+    Parameters
+    ----------
+    done : int
+        Blocks made by this run.
+    strange : int
+        Those of them that are.
+    total : int
+        Blocks that are to be made.
+    """
+    if done == strange == min(FIRST, total):
+        _LOG.warning(
+            "all of the first %d blocks lie more than %g standard deviations from the "
+            "pixels that the network was trained on: their units or bands may be "
+            "wrong; `geoscale plan JOB --check-values` names the likely mistake",
+            done, STRANGE,
+        )  # fmt: skip
 
 
 class Strangeness:
