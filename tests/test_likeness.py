@@ -14,6 +14,7 @@ import geoscale as gs
 from geoscale.card import ModelCard
 from geoscale.cli import main
 from geoscale.engine.journal import Journal
+from geoscale.engine.strange import warn_if_strange
 from geoscale.errors import PlanError
 from geoscale.likeness import fisher_rao, judge
 from geoscale.values import check_values, describe_values
@@ -89,7 +90,10 @@ def test_swapped_bands_are_named() -> None:
     assert "another order" in said
     assert "nir where blue is" in said
     assert "blue where nir is" in said
-    # a place that is twice as bright is in no other order
+    # nor does a place that is twice as bright hide it
+    (said,) = judge_pixels(2 * draw(MEAN, STD)[[3, 1, 2, 0]], MEAN, STD).warnings
+    assert "another order" in said
+    # or is in another order itself
     assert judge_pixels(2 * draw(MEAN, STD), MEAN, STD).warnings == ()
 
 
@@ -176,6 +180,24 @@ def test_the_command_shows_values_and_warns(
     assert main(["plan", str(job), "--check-values"]) == 0
     text = capsys.readouterr().out
     assert "note     the values are about 10,000 times too large" in text
+
+
+@pytest.mark.parametrize(
+    ("strange", "total", "said"),
+    [
+        ([1] * 9, 9, 1),
+        ([1, 1, 1, 0, 1, 1, 1, 1, 1], 9, 0),
+        ([1, 1], 2, 1),
+        ([1, 1], 9, 0),
+        ([0] * 9, 9, 0),
+    ],
+)
+def test_a_run_warns_once_and_only_of_its_first_blocks(
+    strange: list[int], total: int, said: int, caplog: Any
+) -> None:
+    for done in range(1, len(strange) + 1):
+        warn_if_strange(done, sum(strange[:done]), total)
+    assert caplog.text.count("names the likely mistake") == said
 
 
 @pytest.mark.parametrize(("scale", "strange"), [(1e-4, 0), (1.0, 4)])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from geoscale.card import ModelCard
 from geoscale.cli import main
 from geoscale.errors import CardError, WeightsError
 from geoscale.models import ModelSettings, find_card, get_predictor
@@ -102,9 +102,12 @@ def test_a_wrong_card_is_named_with_its_file(plain: Path, text: str, said: str) 
 
 
 def test_a_card_inside_cannot_name_other_weights(plain: Path) -> None:
-    card = ModelCard.from_dict({**FIELDS, "weights": {"href": "/etc/passwd"}})
-    write_onnx_card(card, plain / "net.onnx", plain / "own.onnx")
-    assert find_card(str(plain / "own.onnx")).weights.href == "own.onnx"
+    made = onnx.load(plain / "net.onnx")
+    other = {**FIELDS, "weights": {"href": "/etc/passwd", "sha256": "0" * 64}}
+    onnx.helper.set_model_props(made, {KEY: json.dumps(other)})
+    onnx.save(made, plain / "own.onnx")
+    weights = find_card(str(plain / "own.onnx")).weights
+    assert (weights.href, weights.sha256) == ("own.onnx", None)
 
 
 @pytest.mark.parametrize(
