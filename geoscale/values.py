@@ -35,13 +35,16 @@ def check_values(plan: InferencePlan) -> tuple[InferencePlan, Likeness | None]:
     plan : InferencePlan
         With every warning among its notes; its hash is the same.
     likeness : Likeness or None
-        What was found; None where the card says nothing of the pixels it expects.
+        What was found; None where the card says nothing of the pixels it expects, or
+        there is no model.
 
     Raises
     ------
     PlanError
         If none of the places has a valid pixel.
     """
+    if plan.change is not None and plan.change.needs_no_model:
+        return plan, None
     source, steps = unjudged(source_of(plan)), plan.groups[0][0]
     places = list_places(plan, source, steps, PLACES)
     with ThreadPoolExecutor(READERS) as pool:
@@ -72,7 +75,8 @@ def describe_values(found: Likeness | None) -> list[str]:
         Lines.
     """
     if found is None:
-        return ["the card states no statistics and takes raw values: nothing to check"]
+        why = "no model, or one that takes raw values and states no statistics"
+        return [f"nothing to check: {why}"]
     by = "the card's training pixels" if found.stated else "what land usually reflects"
     head = f"{found.pixels:,} px, distance {found.distance:.2f} from {by}"
     rows = zip(found.channels, found.mean, found.std, found.expected, strict=True)

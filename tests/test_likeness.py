@@ -217,3 +217,24 @@ def test_blocks_tell_how_far_they_are(
     assert totals[0]["far"] / 4 == pytest.approx(totals[1]["far"], rel=0.2)
     # said once for each run, after its first blocks
     assert caplog.text.count("names the likely mistake") == (2 if strange else 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "change"), [(None, {"method": "cva"}), ("s2-landcover-unet", {})]
+)
+def test_change_is_judged_only_where_there_is_a_model(
+    chip: Path, tmp_path: Path, model: str | None, change: Any
+) -> None:
+    import xarray as xr
+
+    one = open_chip(chip, bands=["blue", "green", "red", "nir"])
+    two = one.assign_coords(time=one.time + np.timedelta64(30, "D"))
+    # the same land, seen a little from the side
+    both = [one, two.roll(x=3, y=5)]
+    stack = xr.concat(both, "time").assign_attrs(one.attrs).compute()
+    stack = gs.open_stack(stack * 1e-4, scale=1.0, sensor="sentinel-2")
+    plan = gs.plan(stack, model, task="change", change=change, block_px=256)
+    found = check_values(plan)[1]
+    assert gs.run(plan, tmp_path / "map").exit_code == 0
+    totals = Journal(str(tmp_path / "map")).read().totals
+    assert (found is None) == ("far" not in totals) == (model is None)

@@ -60,8 +60,10 @@ class Strangeness:
 
     def __init__(self, kernel: Kernel, task: BlockTask) -> None:
         self._prepare, self._task = kernel.prepare, task
-        known = kernel.prepare.on_device
-        self._known = known is not None and known.mean is not None
+        known, change = kernel.prepare.on_device, kernel.plan.change
+        # statistics of the job itself are no training data
+        trained = change is None or not change.needs_no_model
+        self._known = trained and known is not None and known.mean is not None
         self._far: float | None = None
 
     def add(self, pixels: Pixels) -> None:
