@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.bands import check_sensor
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
@@ -113,7 +115,7 @@ class ModelInput(_Part):
 
     bands: Annotated[tuple[str, ...], Field(min_length=1)]
     """Bands of one date, in the network's order: common or sensor names."""
-    sensor: str | None = None
+    sensor: Annotated[str, AfterValidator(check_sensor)] | None = None
     """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
     frames: Annotated[int, Field(ge=1)] = 1
     """Dates stacked as channels; channels = frames x bands."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,10 @@ def test_the_command_shows_values_and_warns(
     assert main(["plan", str(job), "--check-values"]) == 0
     text = capsys.readouterr().out
     assert "note     the values are about 10,000 times too large" in text
+    assert main(["plan", str(job), "--check-values", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["values"]
+    assert values["distance"] > 10
+    assert "too large" in values["warnings"][0]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from geoscale.clusters import Profile
     from geoscale.ending import RunReport
+    from geoscale.likeness import Likeness
     from geoscale.plans import InferencePlan
     from geoscale.zones import ZonePlans
 
@@ -129,10 +130,11 @@ def plan(  # noqa: PLR0913, PLR0917  (options of the command)
     )
     allowed = allowed_worker_bytes(None)
     values: list[str] = []
+    more: dict[str, Any] = {}
     if look:
-        made, values = _check_values(made)
+        made, values, more = _check_values(made)
     if as_json:
-        say_json(_plan_data(made, output))
+        say_json(_plan_data(made, output) | more)
         return
     say(
         made.explain(
@@ -268,18 +270,23 @@ def _settle(
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
 
 
-def _check_values(made: Plans) -> tuple[Plans, list[str]]:
+def _check_values(made: Plans) -> tuple[Plans, list[str], dict[str, Any]]:
     """Check the values of a plan; of several zones, those of the first."""
     from geoscale.values import check_values, describe_values
     from geoscale.zones import ZonePlans
 
-    if isinstance(made, ZonePlans):
-        name = next(iter(made))
-        found = check_values(made[name])[1]
-        lines = [f"zone {name}, for all", *describe_values(found)]
-        return made, [*lines, *(() if found is None else found.warnings)]
-    checked, found = check_values(made)
-    return checked, describe_values(found)
+    if not isinstance(made, ZonePlans):
+        checked, found = check_values(made)
+        return checked, describe_values(found), _as_data(found)
+    zone = next(iter(made))
+    found = check_values(made[zone])[1]
+    told = () if found is None else found.warnings
+    lines = [f"zone {zone}, for all", *describe_values(found), *told]
+    return made, lines, _as_data(found)
+
+
+def _as_data(found: Likeness | None) -> dict[str, Any]:
+    return {"values": None if found is None else dataclasses.asdict(found)}
 
 
 def _plan(

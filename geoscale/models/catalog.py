@@ -311,6 +311,8 @@ def _own_cards() -> dict[str, Path]:
 def _fetch_card(url: str) -> ModelCard:
     """Read a card from the web; its relative weights lie beside it there."""
     where = redact(url)
+    if urlsplit(url).path.lower().endswith(ONNX):
+        raise CardError(f"{where} is a network: download it, and name the file")
     try:
         body = fetch_bytes(url, LARGEST_BYTES + 1)
     except (OSError, HTTPException) as err:

@@ -85,6 +85,11 @@ def test_a_file_without_a_card_says_what_to_do(plain: Path) -> None:
         find_card(str(plain / "net.onnx"))
 
 
+def test_a_file_on_the_web_is_to_be_downloaded() -> None:
+    with pytest.raises(CardError, match="download it"):
+        find_card("https://example.invalid/net.onnx?key=1")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
