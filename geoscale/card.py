@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,10 +24,12 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.bands import check_sensor
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
+from geoscale.schemas import check_channels, spell_out
 
 TaskName = Literal["segmentation", "change"]
 """What a job makes."""
@@ -36,7 +39,6 @@ Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
 CODE_FORMATS = ("torchscript", "pt2")
 """Formats of weights that hold the network too."""
-
 
 CHANGES = (
     {"value": 0, "name": "unchanged", "color": "D9D9D9"},
@@ -113,7 +115,7 @@ class ModelInput(_Part):
 
     bands: Annotated[tuple[str, ...], Field(min_length=1)]
     """Bands of one date, in the network's order: common or sensor names."""
-    sensor: str | None = None
+    sensor: Annotated[str, AfterValidator(check_sensor)] | None = None
     """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
     frames: Annotated[int, Field(ge=1)] = 1
     """Dates stacked as channels; channels = frames x bands."""
@@ -164,7 +166,9 @@ class ModelOutput(_Part):
     """What comes out."""
 
     classes: tuple[OutputClass, ...] = ()
-    """In the order of the network's channels; a backbone has none."""
+    """In the order of the network's channels, or ``schema:NAME``; none: a backbone."""
+    class_schema: str | None = None
+    """Name of the schema that `classes` came from; for messages, not hashed."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
     single: bool = False
@@ -172,7 +176,6 @@ class ModelOutput(_Part):
     has what is left to 1."""
     take: str | None = None
     """Which entry is the output, where the network returns a dict; default ``out``."""
-
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
@@ -185,7 +188,13 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), "single", "take", "features", "reduction")
+        extra = ("class_schema", "single", "take", "features", "reduction")
+        return _without(dump(self), *extra)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_by_name(cls, data: Any) -> Any:
+        return spell_out(data)
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
@@ -291,7 +300,8 @@ class ModelCard(_Part):
         return self
 
     @model_validator(mode="after")
-    def _check_backbone(self) -> ModelCard:
+    def _check_output(self) -> ModelCard:
+        check_channels(self.output, self.architecture_args)
         if (self.task == "backbone") != (self.output.features is not None):
             raise ValueError(
                 "`output.features` is for cards of `task: backbone`, which need it; "
@@ -327,6 +337,7 @@ class ModelCard(_Part):
     def hash(self) -> str:
         """sha256 of everything that can change a result; paths do not count."""
         data = self.model_dump(mode="json", exclude={"base", "notes", "citation"})
+        data["output"].pop("class_schema", None)
         return hashlib.sha256(
             json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()
