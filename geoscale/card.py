@@ -26,11 +26,12 @@ from pydantic import (
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
+from geoscale.objects import Detection
 from geoscale.plain import read_yaml
 
-TaskName = Literal["segmentation", "change"]
+TaskName = Literal["segmentation", "change", "detection"]
 """What a job makes."""
-CardTask = Literal["segmentation", "change", "backbone"]
+CardTask = Literal["segmentation", "change", "backbone", "detection"]
 """What a network is for; ``backbone``: features, for a head that is yet to be fit."""
 Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
@@ -177,6 +178,8 @@ class ModelOutput(_Part):
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
     """Input pixels, along each side, for which a backbone gives one place."""
+    detection: Detection | None = None
+    """What a detector gives; None for a map."""
 
     @property
     def channels(self) -> int:
@@ -185,7 +188,8 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), "single", "take", "features", "reduction")
+        late = ("single", "take", "features", "reduction", "detection")
+        return _without(dump(self), *late)
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
@@ -200,6 +204,8 @@ class ModelOutput(_Part):
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
+        if self.detection is not None and values:
+            return self
         if len(values) < 2:
             raise ValueError("a map needs two classes or more")
         return self
@@ -291,11 +297,16 @@ class ModelCard(_Part):
         return self
 
     @model_validator(mode="after")
-    def _check_backbone(self) -> ModelCard:
+    def _check_output(self) -> ModelCard:
         if (self.task == "backbone") != (self.output.features is not None):
             raise ValueError(
                 "`output.features` is for cards of `task: backbone`, which need it; "
                 f"this one has task {self.task} and features {self.output.features}"
+            )
+        if (self.task == "detection") != (self.output.detection is not None):
+            raise ValueError(
+                "`output.detection` is for cards of `task: detection`, which need it: "
+                "say its `form` and `max_object_px`"
             )
         return self
 

@@ -266,7 +266,7 @@ def _verify(journal: Journal, stored: InferencePlan) -> Verification:
     found.damaged += [Damage(None, key, "changed") for key in sink.damaged_metadata()]
     final = journal.final()
     if final is not None:
-        found.check(sink, final.get("overviews", {}))
+        found.check(sink, final.get("overviews", {}) | final.get("gathered", {}))
     return found
 
 

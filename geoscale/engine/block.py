@@ -19,6 +19,7 @@ from geoscale.engine.patchwork import Timer
 from geoscale.engine.shared import SharedScores
 from geoscale.errors import BlockError
 from geoscale.faults import point
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.plans import InferencePlan
 from geoscale.types import (
@@ -61,7 +62,7 @@ class Kernel:
     """Where pixels come from."""
     prepare: Prepare
     """Fill, scale and normalise."""
-    predictor: Predictor
+    predictor: Predictor | Detector
     """The model that this process holds."""
     task: Task | PassTask
     """What becomes of the scores."""
