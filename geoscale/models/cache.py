@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from geoscale.card import ModelCard
-from geoscale.models.detector import HeldDetector, load_detector
+from geoscale.models.detector import load_detector
+from geoscale.models.held_detector import HeldDetector
 from geoscale.models.runtimes import AnyPredictor, ModelSettings, load_predictor
 
 # two plans may interleave in one process; more models would fill a GPU

@@ -1,9 +1,11 @@
-"""HeldDetector: a network that finds objects, held by this process."""
+"""Detectors of torch and of ONNX Runtime, from their cards."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,113 +15,21 @@ from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError, GeoscaleError, PlanError, require
 from geoscale.memory import allowed_cpus
 from geoscale.models.build import build_module
-from geoscale.models.decoders import decode_dict, decode_tensor
 from geoscale.models.device import make_cuda_repeatable, pick_device
+from geoscale.models.held_detector import Forward, HeldDetector
 from geoscale.models.onnx_predictor import pick_providers
 from geoscale.models.own_thread import call
 from geoscale.models.parts import is_out_of_memory
-from geoscale.models.ports import probe_shape
 from geoscale.models.runtimes import ModelSettings, check_patch, is_onnx, pick_batch
-from geoscale.models.scores import check_patches, say_not_finite
 from geoscale.models.torch_predictor import explain_failure
 from geoscale.models.weights import resolve_weights
-from geoscale.objects import Found
 from geoscale.types import Float, Json
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 _LOG = logging.getLogger(__name__)
-
-
-class HeldDetector:
-    """A detector of any form; see `geoscale.objects.Detector`.
-
-    Parameters
-    ----------
-    forward : callable
-        Float32 (n, channel, y, x) → a tensor, or a dict for each patch.
-    card : ModelCard
-        Of task detection.
-    batch : int
-        Patches per call.
-    device_name : str
-        For logs and locks.
-    model_id : str
-        sha256 of the weights.
-    told : mapping
-        Runtime, its version and threads, for provenance.
-    """
-
-    def __init__(
-        self,
-        forward: Callable[[Float], Any],
-        card: ModelCard,
-        *,
-        batch: int,
-        device_name: str,
-        model_id: str,
-        told: Mapping[str, Any],
-    ) -> None:
-        self._forward, self._card = forward, card
-        self.batch, self.device_name, self.model_id = batch, device_name, model_id
-        self._told = dict(told)
-
-    def describe(self) -> Json:
-        """Tell what may change the last bits of a result, for provenance."""
-        return {
-            "device": self.device_name,
-            "device_name": self.device_name,
-            "precision": "float32",
-            "batch": self.batch,
-            "model_id": self.model_id,
-        } | self._told
-
-    def probe(self, size: int | tuple[int, int] | None = None) -> None:
-        """Run zeros, so that a wrong card fails before any pixel.
-
-        Raises
-        ------
-        CardError
-            If the network refuses the shape, or gives what its form does not.
-        """
-        _, *rest = probe_shape(self._card, size)
-        try:
-            self.detect(np.zeros((self.batch, *rest), np.float32))
-        except BlockError as err:
-            raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
-
-    def detect(self, patches: Float) -> Sequence[Found]:
-        """Run a batch; see `geoscale.objects.Detector.detect`.
-
-        Parameters
-        ----------
-        patches : ndarray of float32, (n, channel, y, x)
-            Finite.
-
-        Returns
-        -------
-        list of Found
-            What reaches the card's least score, in px of each patch.
-
-        Raises
-        ------
-        CardError
-            If what the network gives is not of the card's form.
-        BlockError
-            If it fails, or gives NaN.
-        """
-        check_patches(patches, self._card)
-        raw = self._forward(patches)
-        if isinstance(raw, list):
-            found = [decode_dict(one, self._card) for one in raw]
-        else:
-            found = decode_tensor(raw, self._card, patches.shape[2:])
-        for one in found:
-            if not (np.isfinite(one.corners).all() and np.isfinite(one.scores).all()):
-                known = bool(np.isfinite(patches).all())
-                raise BlockError(say_not_finite(known, "float32"), phase="predict")
-        return found
 
 
 def load_detector(card: ModelCard, settings: ModelSettings) -> HeldDetector:
@@ -192,9 +102,7 @@ def open_torch(
     card : ModelCard
         Says the form.
     batch : int
-        Patches per call. A network of the form ``torchvision`` sees them one by one:
-        it shares its second stage between images, whose last bits would hang on what
-        else is in the batch.
+        Patches per call; of the form ``torchvision`` as many as there are threads.
     device : str
         See `geoscale.models.pick_device`.
     model_id : str
@@ -209,45 +117,94 @@ def open_torch(
     """
     import torch
 
-    from geoscale.models.graph import take_tensor
-
     where = pick_device(device)
     if where.type == "cuda":
         make_cuda_repeatable()
-    if threads is not None:
-        call(torch.set_num_threads, threads)
     module = module.to(where)
+    count = threads or allowed_cpus()
     spec = card.output.detection
     assert spec is not None
-
-    def _compute(patches: Float) -> Any:
-        try:
-            with torch.inference_mode():
-                x = torch.from_numpy(patches).to(where)
-                if spec.form == "torchvision":
-                    return [_to_arrays(module([one])[0], card) for one in x]
-                return take_tensor(module(x), card.output.take).cpu().numpy()
-        except GeoscaleError:
-            raise
-        except Exception as err:
-            if is_out_of_memory(err):
-                raise
-            raise explain_failure(err, str(where), patches.shape) from err
-
-    def _forward(patches: Float) -> Any:
-        return call(_compute, patches) if where.type == "cpu" else _compute(patches)
-
+    if spec.form == "torchvision":
+        forward = _each_alone(module, card, where, count)
+        batch, count = (count, 1) if where.type == "cpu" else (1, count)
+    else:
+        call(torch.set_num_threads, count)
+        forward = _together(module, card, where)
     name = where.type
     if where.type == "cuda":
         name = str(torch.cuda.get_device_name(where))
-    told = {
-        "runtime": "torch",
-        "version": torch.__version__,
-        "threads": call(torch.get_num_threads),
-    }
+    told = {"runtime": "torch", "version": torch.__version__, "threads": count}
     return HeldDetector(
-        _forward, card, batch=batch, device_name=name, model_id=model_id, told=told
+        forward, card, batch=batch, device_name=name, model_id=model_id, told=told
     )
+
+
+def _together(module: nn.Module, card: ModelCard, where: torch.device) -> Forward:
+    """Run the patches of a batch as one tensor."""
+    import torch
+
+    from geoscale.models.graph import take_tensor
+
+    def _compute(patches: Float) -> Any:
+        with torch.inference_mode():
+            x = torch.from_numpy(patches).to(where)
+            return take_tensor(module(x), card.output.take).cpu().numpy()
+
+    def _forward(patches: Float) -> Any:
+        with _explained(where, patches):
+            return call(_compute, patches) if where.type == "cpu" else _compute(patches)
+
+    return _forward
+
+
+def _each_alone(
+    module: nn.Module, card: ModelCard, where: torch.device, threads: int
+) -> Forward:
+    """Run each patch for itself, on a CPU several at a time with one thread each.
+
+    The second stage of such networks multiplies matrices whose size is the number of
+    proposals of a whole batch, and whose last bits hang on it and on the number of
+    threads: so a patch is never in a batch, and never has more than one thread.
+    """
+    import torch
+
+    def _compute(patch: Float) -> Json:
+        with torch.inference_mode():
+            out = module([torch.from_numpy(patch).to(where)])
+        return _to_arrays(out[0], card)
+
+    if where.type != "cpu":
+
+        def _forward(patches: Float) -> Any:
+            with _explained(where, patches):
+                return [_compute(patch) for patch in patches]
+
+        return _forward
+    pool = ThreadPoolExecutor(
+        threads,
+        thread_name_prefix="geoscale-detector",
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )
+
+    def _spread(patches: Float) -> Any:
+        with _explained(where, patches):
+            return list(pool.map(_compute, patches))
+
+    return _spread
+
+
+@contextmanager
+def _explained(where: torch.device, patches: Float) -> Iterator[None]:
+    """Make what torch raises ours; what tells of memory stays as it is."""
+    try:
+        yield
+    except GeoscaleError:
+        raise
+    except Exception as err:
+        if is_out_of_memory(err):
+            raise
+        raise explain_failure(err, str(where), patches.shape) from err
 
 
 def _to_arrays(out: Any, card: ModelCard) -> Json:
