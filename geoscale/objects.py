@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from geoscale.types import Array, Bool, Float, Floats, Json
+from geoscale.types import Array, Bool, Float, Floats, Ints, Json
 from geoscale.windows import Window
 
 Form = Literal["torchvision", "yolox", "yolov5", "yolov8", "yolov8-obb"]
@@ -74,8 +74,12 @@ class Detection(BaseModel):
 
     @property
     def margin(self) -> int:
-        """Context around a patch's own pixels in which every object is whole, in px."""
-        return -(-self.max_object_px // 2) + self.slack
+        """Context around a patch's own pixels, in px.
+
+        Every object that counts is whole, and what is cut off at the edge of the patch
+        does not count: the middle of what is seen of it lies twice the slack outside.
+        """
+        return -(-self.max_object_px // 2) + 2 * self.slack
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class Found:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def pick(self, which: Bool | NDArray[np.intp]) -> Found:
+    def pick(self, which: Bool | Ints) -> Found:
         """Take some of them, by a mask or by numbers."""
         masks = None
         if self.masks is not None:

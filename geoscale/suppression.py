@@ -123,13 +123,17 @@ def overlap(one: Floats, other: Floats) -> Floats:
 
 def group(links: Links, count: int) -> NDArray[np.int64]:
     """Tell groups apart that are linked, directly or over others: a number each."""
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
-
-    ones = np.ones(len(links.first), np.int8)
-    graph = sparse.csr_array((ones, (links.first, links.second)), shape=(count, count))
-    numbers: NDArray[np.int64] = connected_components(graph, directed=False)[1]
-    return numbers
+    numbers = np.arange(count)
+    while True:
+        # the least number of a neighbourhood spreads, and jumps over what it has met
+        least = numbers.copy()
+        np.minimum.at(least, links.first, numbers[links.second])
+        least = least[least]
+        if (least == numbers).all():
+            break
+        numbers = least
+    found: NDArray[np.int64] = np.unique(numbers, return_inverse=True)[1]
+    return found
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ import numpy as np
 from geoscale.engine.patchwork import Timer, take_patch
 from geoscale.objects import Detection, Detector, Found, Mask, is_upright
 from geoscale.passes import BlockTask
+from geoscale.suppression import link, suppress
 from geoscale.types import Array, Bool, Float, Floats, Pixels
 from geoscale.windows import Window
 
@@ -156,9 +157,24 @@ class ObjectPass:
         for place in places:
             yield place, seen[place.window]
 
+    def _thin(self, found: Found) -> Found:
+        """Leave one detection of each object of a patch, wherever its middle is.
+
+        Before middles are looked at: else a lesser box whose middle lies among the
+        patch's own pixels would stay where the best one lies beside them.
+        """
+        how = self._spec.suppression
+        if how.method != "nms":
+            return found  # these need all that was found
+        links = link(found.corners, found.values, how)
+        return found.pick(
+            suppress(found.corners, found.scores, found.values, links, how).numbers
+        )
+
     def _choose(self, place: _Place, found: Found, usable: Bool) -> Found:
         """Bring a patch's detections to the stack, and keep those that count there."""
         window, counts = place.window, place.counts
+        found = self._thin(found)
         placed = found.corners + np.array([window.x0, window.y0], np.float64)
         corners = _clip(placed, window & self._stack)
         middle = (corners[:, 0] + corners[:, 2]) / 2

@@ -259,6 +259,11 @@ class VectorSink:
         """Do nothing: ``final.json`` says that an output is complete."""
 
 
+def has_objects(url: str) -> bool:
+    """Whether an output is one of a detector."""
+    return Folder(url).exists(ABOUT)
+
+
 def read_about(url: str) -> Json:
     """Read what an output of detections is of.
 

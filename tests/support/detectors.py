@@ -16,7 +16,7 @@ SIDE = 9
 
 def squares_card(**detection: Any) -> ModelCard:
     """Card of a finder of bright squares, which gives what YOLOv8 does."""
-    spec = {"form": "yolov8", "max_object_px": SIDE, "score_threshold": 0.5}
+    spec = {"form": "yolov8", "max_object_px": SIDE, "score_threshold": 0.75}
     return ModelCard.from_dict({
         "name": "squares",
         "task": "detection",
