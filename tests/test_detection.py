@@ -35,6 +35,8 @@ from tests.support.detectors import (
 )
 
 SHAPE = (150, 170)
+RUNS: dict[str, int] = {}
+"""Patches that blocks ran, by the hash of a plan."""
 
 
 def squares_source(places, shape=SHAPE, hole=None):
@@ -46,14 +48,13 @@ def squares_source(places, shape=SHAPE, hole=None):
     return source
 
 
-def run_squares(source, to, *, jitter=0.0, batch=3, card=None, area=None, **inference):
+def run_squares(source, to, *, jitter=0.0, batch=3, card=None, mask=None, **inference):
     card = card or squares_card()
     plan = make_plan(
         source,
         card,
         weights_sha256="0",
         inference=Inference(**inference),
-        area=area,
     )
     sink = make_vector_sink(plan, str(to))
     sink.create()
@@ -65,11 +66,15 @@ def run_squares(source, to, *, jitter=0.0, batch=3, card=None, area=None, **infe
         task=Objects(),
         device_lock=threading.Lock(),
         sink=sink,
+        mask=mask,
     )
+    ran = 0
     for number in plan.numbers():
         outcome = run_block(kernel, int(number))
         assert outcome.ok, outcome.error
+        ran += outcome.stats["lattice_patches"]
     gather(plan, sink)
+    RUNS[plan.hash] = ran
     return plan, to / "detections.parquet"
 
 
@@ -145,6 +150,25 @@ def test_what_has_its_middle_outside_the_area_is_left_out(tmp_path):
     plan, table = run_squares(source, tmp_path, block=64)
     assert middles(plan, table) == [(40.5, 40.5), (40.5, 120.5)]
     assert not list(tmp_path.glob("parts/0-2-*"))
+
+
+def test_what_has_its_middle_outside_the_area_of_interest_is_left_out(tmp_path):
+    places = [(40, 40), (40, 86), (40, 120)]
+    source = squares_source(places)
+
+    def mask(window):
+        # columns left of 87: half of the second square, with its middle
+        kept = np.arange(window.x0, window.x1) < 87
+        return np.broadcast_to(kept, window.shape)
+
+    for block in (64, 170):
+        plan, table = run_squares(source, tmp_path / f"{block}", mask=mask, block=block)
+        assert middles(plan, table) == [(40.5, 40.5), (40.5, 86.5)]
+
+
+def test_each_patch_is_run_by_one_block(tmp_path):
+    plan, _ = run_squares(squares_source([]), tmp_path, block=20)
+    assert RUNS[plan.hash] == len(plan.lattice)
 
 
 def test_no_object_gives_an_empty_valid_file(tmp_path):
