@@ -153,17 +153,18 @@ def test_what_has_its_middle_outside_the_area_is_left_out(tmp_path):
 
 
 def test_what_has_its_middle_outside_the_area_of_interest_is_left_out(tmp_path):
-    places = [(40, 40), (40, 86), (40, 120)]
+    places = [(40, 40), (40, 70), (40, 84), (80, 78)]
     source = squares_source(places)
 
     def mask(window):
-        # columns left of 87: half of the second square, with its middle
-        kept = np.arange(window.x0, window.x1) < 87
+        # the third square lies in a patch that owns pixels on both sides; the last
+        # one is cut, its middle is inside
+        kept = np.arange(window.x0, window.x1) < 80
         return np.broadcast_to(kept, window.shape)
 
     for block in (64, 170):
         plan, table = run_squares(source, tmp_path / f"{block}", mask=mask, block=block)
-        assert middles(plan, table) == [(40.5, 40.5), (40.5, 86.5)]
+        assert middles(plan, table) == [(40.5, 40.5), (40.5, 70.5), (80.5, 78.5)]
 
 
 def test_each_patch_is_run_by_one_block(tmp_path):
