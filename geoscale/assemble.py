@@ -25,6 +25,9 @@ from geoscale.models import (
     get_predictor,
     handshake,
 )
+from geoscale.models.held_detector import HeldDetector
+from geoscale.models.runtimes import AnyPredictor
+from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
@@ -237,9 +240,7 @@ def make_kernel(
     # The code is hashed before it runs, the weights before they load.
     card = at_hand(plan.card, parcels)
     check_code(plan, card)
-    is_detector = card.task == "detection"
-    load = get_detector if is_detector else get_predictor
-    predictor = load(card, settings)
+    predictor = _hold(plan, card, settings)
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source
@@ -255,6 +256,16 @@ def make_kernel(
         extra=list_extra(plan),
         describe={"versions": handshake(), "model": predictor.describe()},
     )
+
+
+def _hold(
+    plan: InferencePlan, card: ModelCard, settings: ModelSettings
+) -> AnyPredictor | TurnedPredictor | HeldDetector:
+    """Load the model of a plan, in the way that it is asked."""
+    if card.task == "detection":
+        return get_detector(card, settings)
+    held, turns = get_predictor(card, settings), plan.inference.tta
+    return held if turns == "none" else TurnedPredictor(held, turns)
 
 
 def check_code(plan: InferencePlan, card: ModelCard | None = None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,11 +24,13 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.bands import check_sensor
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
-from geoscale.objects import Detection
+from geoscale.objects import Detection, check_task
 from geoscale.plain import read_yaml
+from geoscale.schemas import check_channels, spell_out
 
 TaskName = Literal["segmentation", "change", "detection"]
 """What a job makes."""
@@ -35,9 +38,9 @@ CardTask = Literal["segmentation", "change", "backbone", "detection"]
 """What a network is for; ``backbone``: features, for a head that is yet to be fit."""
 Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
+_LATER = ("class_schema", "single", "take", "features", "reduction", "detection")
 CODE_FORMATS = ("torchscript", "pt2")
 """Formats of weights that hold the network too."""
-
 
 CHANGES = (
     {"value": 0, "name": "unchanged", "color": "D9D9D9"},
@@ -114,7 +117,7 @@ class ModelInput(_Part):
 
     bands: Annotated[tuple[str, ...], Field(min_length=1)]
     """Bands of one date, in the network's order: common or sensor names."""
-    sensor: str | None = None
+    sensor: Annotated[str, AfterValidator(check_sensor)] | None = None
     """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
     frames: Annotated[int, Field(ge=1)] = 1
     """Dates stacked as channels; channels = frames x bands."""
@@ -165,7 +168,9 @@ class ModelOutput(_Part):
     """What comes out."""
 
     classes: tuple[OutputClass, ...] = ()
-    """In the order of the network's channels; a backbone has none."""
+    """In the order of the network's channels, or ``schema:NAME``; none: a backbone."""
+    class_schema: str | None = None
+    """Name of the schema that `classes` came from; for messages, not hashed."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
     single: bool = False
@@ -173,7 +178,6 @@ class ModelOutput(_Part):
     has what is left to 1."""
     take: str | None = None
     """Which entry is the output, where the network returns a dict; default ``out``."""
-
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
@@ -188,8 +192,12 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        late = ("single", "take", "features", "reduction", "detection")
-        return _without(dump(self), *late)
+        return _without(dump(self), *_LATER)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _classes_by_name(cls, data: Any) -> Any:
+        return spell_out(data)
 
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
@@ -204,9 +212,7 @@ class ModelOutput(_Part):
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
-        if self.detection is not None and values:
-            return self
-        if len(values) < 2:
+        if len(values) < 2 and (self.detection is None or not values):
             raise ValueError("a map needs two classes or more")
         return self
 
@@ -298,16 +304,8 @@ class ModelCard(_Part):
 
     @model_validator(mode="after")
     def _check_output(self) -> ModelCard:
-        if (self.task == "backbone") != (self.output.features is not None):
-            raise ValueError(
-                "`output.features` is for cards of `task: backbone`, which need it; "
-                f"this one has task {self.task} and features {self.output.features}"
-            )
-        if (self.task == "detection") != (self.output.detection is not None):
-            raise ValueError(
-                "`output.detection` is for cards of `task: detection`, which need it: "
-                "say its `form` and `max_object_px`"
-            )
+        check_channels(self.output, self.architecture_args)
+        check_task(self.task, self.output.features, self.output.detection)
         return self
 
     @property
@@ -338,6 +336,7 @@ class ModelCard(_Part):
     def hash(self) -> str:
         """sha256 of everything that can change a result; paths do not count."""
         data = self.model_dump(mode="json", exclude={"base", "notes", "citation"})
+        data["output"].pop("class_schema", None)
         return hashlib.sha256(
             json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()

@@ -107,6 +107,35 @@ class Detection(BaseModel):
         return self
 
 
+def check_task(task: str, features: int | None, spec: Detection | None) -> None:
+    """Refuse a card whose task does not fit what its network gives.
+
+    Parameters
+    ----------
+    task : str
+        Of the card.
+    features : int or None
+        Numbers that a backbone gives for each place.
+    spec : Detection or None
+        What a detector gives.
+
+    Raises
+    ------
+    ValueError
+        Naming the key that is missing, or too much.
+    """
+    if (task == "backbone") != (features is not None):
+        raise ValueError(
+            "`output.features` is for cards of `task: backbone`, which need it; "
+            f"this one has task {task} and features {features}"
+        )
+    if (task == "detection") != (spec is not None):
+        raise ValueError(
+            "`output.detection` is for cards of `task: detection`, which need it: "
+            "say its `form` and `max_object_px`"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Mask:
     """Pixels of one object."""

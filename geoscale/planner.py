@@ -121,6 +121,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
         notes=tuple(_notes(source, card, (height, width), chosen)),
         asked=asked if asked.is_measured else None,
     )
+    _check_turns(plan)
     plan.validate()
     return plan
 
@@ -138,6 +139,17 @@ def _refuse_layers(wanted: Output, spec: Json) -> Output:
             "none; leave them out, or choose composite median"
         )
     return wanted.model_copy(update={"layers": (LAYER,), "overviews": False})
+
+
+def _check_turns(plan: InferencePlan) -> None:
+    """Refuse to rotate patches that are longer than wide, before one is cut."""
+    height, width = plan.lattice.patch_shape
+    if height != width and plan.inference.tta in ("rotations", "all"):
+        raise PlanError(
+            f"`tta: {plan.inference.tta}` rotates patches by quarters, and those of "
+            f"this stack are {height} x {width} px, not square: say `tta: flips`, or "
+            f"choose `inference.patch` <= {min(height, width)}"
+        )
 
 
 def _group(
@@ -225,6 +237,11 @@ def _refuse_for_detector(asked: Inference, card: ModelCard, patch: int) -> Patch
         raise PlanError(
             f"`{card.name}` is a detector, which runs in float32 by its own runtime; "
             "leave `inference.runtime` and `inference.precision` out"
+        )
+    if asked.tta != "none":
+        raise PlanError(
+            f"`{card.name}` is a detector, and `inference.tta` averages scores of "
+            "pixels; leave it out"
         )
     if patch <= 2 * spec.margin:
         raise PlanError(

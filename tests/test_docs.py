@@ -64,8 +64,9 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    one, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    one, geotorch, pair = blocks(ROOT / "docs" / "models.md", "yaml")
     assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
+    assert ModelCard.from_dict(yaml.safe_load(geotorch)).output.channels == 3
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
 
 
@@ -78,6 +79,22 @@ def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
     assert card.output.detection.suppression.method == "nms"
     network = call_factory(card.architecture, card.architecture_args, detector)
     assert network.backbone.body.conv1.in_channels == card.input.channels
+
+
+def test_the_page_of_schemas_names_them_all():
+    from geoscale.schemas import list_schemas
+
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert [name for name in list_schemas() if f"`{name}`" not in text] == []
+
+
+def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
+    layers, turns = blocks(ROOT / "docs" / "quality.md", "yaml")
+    path = tmp_path / "job.yaml"
+    path.write_text("imagery: {files: a.tif}\nmodel: ukis\n" + layers + turns)
+    job = load_job(path)
+    assert job.inference.tta == "flips"
+    assert job.output.layers[2:] == ("entropy", "margin")
 
 
 def test_the_job_of_the_change_page_is_a_job(tmp_path):

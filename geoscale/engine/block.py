@@ -17,6 +17,7 @@ from geoscale.engine.failures import classify, describe
 from geoscale.engine.one_pass import OnePass
 from geoscale.engine.patchwork import Timer
 from geoscale.engine.shared import SharedScores
+from geoscale.engine.strange import Strangeness
 from geoscale.errors import BlockError
 from geoscale.faults import point
 from geoscale.objects import Detector
@@ -39,6 +40,29 @@ from geoscale.types import (
 from geoscale.windows import Window
 
 
+class Channels(Protocol):
+    """A network's input of one window, made as patches are asked for."""
+
+    @property
+    def count(self) -> int:
+        """Channels of the network."""
+        ...
+
+    @property
+    def usable(self) -> Bool:
+        """(y, x): True where every date is valid and every value is finite."""
+        ...
+
+    def take(
+        self, held: Window, window: Window, shape: tuple[int, int], out: Float
+    ) -> None:
+        """Put a patch of a stack of this shape into out, float32 (channel, y, x).
+
+        `held` is what was read; past the edges of the stack the patch is mirrored.
+        """
+        ...
+
+
 class Prepare(Protocol):
     """Calibrated pixels → the network's input."""
 
@@ -49,6 +73,10 @@ class Prepare(Protocol):
 
     def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
         """(time, band, y, x), (time, y, x) → float32 (channel, y, x), (y, x)."""
+        ...
+
+    def begin(self, data: Array, valid: Bool) -> Channels:
+        """As `prepare`, patch by patch; the arrays are not to be changed meanwhile."""
         ...
 
 
@@ -165,13 +193,14 @@ def infer_block(
     assert fold is not None or len(task.passes) == 1, "scores of passes need a fold"
     counters: Counter[str] = Counter()
     told: list[list[Any]] = []
-    dates = Dates(kernel, task)
+    dates, strange = Dates(kernel, task), Strangeness(kernel, task)
     layers: dict[str, Array] = {}
     for number, steps in enumerate(task.passes):
         with timer("read"):
             pixels = kernel.source.read(task.read, steps)
             _check_pixels(kernel, task, steps, pixels)
             dates.add(pixels)
+            strange.add(pixels)
         told += [[m.item, list(m.bands), m.why] for m in pixels.missing]
         one = OnePass(kernel, task, steps, timer)
         if fold is None:
@@ -186,7 +215,8 @@ def infer_block(
         with timer("finish"):
             layers, keep = fold.finish()
         counters["valid_px"] = int(keep.sum())
-    found: dict[str, Any] = {**counters, "core_px": task.core.size, **dates.tell()}
+    found: dict[str, Any] = {**counters, "core_px": task.core.size}
+    found |= dates.tell() | strange.tell()
     return layers | dates.layers(), (found | {"missing": told} if told else found)
 
 

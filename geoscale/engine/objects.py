@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geoscale.engine.patchwork import Timer, take_patch
+from geoscale.engine.patchwork import Timer
 from geoscale.objects import Detection, Detector, Found, Mask, is_upright
 from geoscale.passes import BlockTask
 from geoscale.suppression import link, suppress
-from geoscale.types import Array, Bool, Float, Floats, Pixels
+from geoscale.types import Array, Bool, Floats, Pixels
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
-    from geoscale.engine.block import Kernel
+    from geoscale.engine.block import Channels, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class ObjectPass:
         """
         kernel, task = self._kernel, self._task
         with self._timer("prepare"):
-            channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
+            channels = kernel.prepare.begin(pixels.data, pixels.valid)
+            usable = channels.usable
             places = [p for p in self._places() if self._keep(p.own, usable).any()]
         found: list[tuple[int, Found]] = []
         if places:
@@ -138,20 +139,20 @@ class ObjectPass:
         return -1
 
     def _run(
-        self, channels: Float, places: list[_Place]
+        self, channels: Channels, places: list[_Place]
     ) -> Iterator[tuple[_Place, Found]]:
         """Run patches in batches of one shape; those at one place once."""
         plan, size = self._kernel.plan, self._detector.batch
         # patches that are moved inwards at the edge may lie on each other
         windows = list(dict.fromkeys(p.window for p in places))
-        shape = (size, channels.shape[0], *plan.lattice.patch_shape)
+        shape = (size, channels.count, *plan.lattice.patch_shape)
         seen: dict[Window, Found] = {}
         for first in range(0, len(windows), size):
             group = windows[first : first + size]
             with self._timer("gather"):
                 batch = np.zeros(shape, np.float32)
                 for i, window in enumerate(group):
-                    take_patch(channels, self._task.read, window, plan.shape, batch[i])
+                    channels.take(self._task.read, window, plan.shape, batch[i])
             with self._timer("predict"):
                 seen |= zip(group, self._detector.detect(batch), strict=False)
         for place in places:

@@ -44,19 +44,19 @@ class ClassPrecision:
     def to_dict(self) -> Json:
         """Plain JSON-able form; None where there is no object."""
 
-        def plain(value: float) -> float | None:
+        def _plain(value: float) -> float | None:
             return round(value, 6) if np.isfinite(value) else None
 
         return {
             "name": self.name,
             "truth": self.truth,
             "found": self.found,
-            "AP": plain(self.mean),
-            "AP50": plain(self.at(0.5)),
-            "AP75": plain(self.at(0.75)),
-            "recall50": plain(self.recall[0]),
+            "AP": _plain(self.mean),
+            "AP50": _plain(self.at(0.5)),
+            "AP75": _plain(self.at(0.75)),
+            "recall50": _plain(self.recall[0]),
             "AP_by_iou": {
-                str(limit): plain(value)
+                str(limit): _plain(value)
                 for limit, value in zip(LIMITS, self.precision, strict=True)
             },
         }

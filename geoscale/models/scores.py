@@ -145,8 +145,16 @@ def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) 
         raise CardError(
             f"model `{card.name}` gave shape {got} for input {given}, expected "
             f"{wanted} (n, class, y, x); check `output.classes` of the card, and that "
-            "the network keeps height and width"
+            f"the network keeps height and width{_say_schema(got, card)}"
         )
+
+
+def _say_schema(got: tuple[int, ...], card: ModelCard) -> str:
+    """Name both numbers, where a schema has other classes than the network."""
+    name, count = card.output.class_schema, len(card.output.classes)
+    if name is None or len(got) < 2 or got[1] == count:
+        return ""
+    return f"; schema `{name}` has {count} classes, the network gives {got[1]}"
 
 
 def check_finite(scores: Float, patches: Float, precision: str) -> None:
