@@ -19,7 +19,8 @@ from geoscale.card import ModelCard
 from geoscale.engine.block import Kernel, run_block
 from geoscale.errors import CardError, OutputError, PlanError
 from geoscale.gathering import gather
-from geoscale.options import Inference
+from geoscale.job import Job
+from geoscale.options import Inference, Output
 from geoscale.planner import make_plan
 from geoscale.preprocess import Preprocessor
 from geoscale.results.objects import export_objects
@@ -246,7 +247,7 @@ def test_layers_of_a_map_are_refused():
             squares_source([]),
             squares_card(),
             weights_sha256="0",
-            output=gs.options.Output(layers=("classes",)),
+            output=Output(layers=("classes",)),
         )
 
 
@@ -395,7 +396,7 @@ def test_real_detections_are_the_same_for_every_cut_and_number_of_workers(
             "inference": {"block": block},
             "output": {"to": str(tmp_path / f"{block}-{client is None}")},
         }
-        report = gs.run_job(gs.Job.model_validate(job), client=client)
+        report = gs.run_job(Job.model_validate(job), client=client)
         assert report.complete
         return tmp_path / f"{block}-{client is None}" / "detections.parquet"
 
