@@ -102,7 +102,9 @@ class InferencePlan:
 
     @property
     def goal(self) -> str:
-        """What is made: ``segmentation`` or ``change``."""
+        """What is made: ``segmentation``, ``change`` or ``detection``."""
+        if self.card.task == "detection":
+            return "detection"
         return "segmentation" if self.change is None else "change"
 
     @property
