@@ -145,10 +145,22 @@ def _crs_name(plan: InferencePlan) -> str:
 def _model(plan: InferencePlan) -> str:
     chosen = plan.inference
     return (
-        f"{plan.card.name}  {plan.goal}  {len(plan.card.output.classes)} classes  "
+        f"{plan.card.name}  {plan.goal}  {_gives(plan)}  "
         f"{chosen.runtime} {chosen.precision} on {chosen.device}  "
         f"sha256:{plan.weights_sha256[:8]}…"
     )
+
+
+def _gives(plan: InferencePlan) -> str:
+    """Say what the network gives, and for which squares."""
+    output = plan.card.output
+    text = f"{len(output.classes)} classes"
+    if output.bands:
+        text = ", ".join(f"{band.name} [{band.units}]" for band in output.bands)
+    elif plan.embedding is not None:
+        kept = plan.embedding.components
+        text = f"{output.features} features" + (f" to {kept}" if kept else "")
+    return text + (f" per {plan.cell} x {plan.cell} px" if plan.cell > 1 else "")
 
 
 def _change(plan: InferencePlan) -> list[tuple[str, str]]:
@@ -258,7 +270,7 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 def _writes(plan: InferencePlan) -> str:
     names = [*plan.layers, *plan.source.get("layers", ())]
     layers = ", ".join(names)
-    size = plan.grid.block_px
+    size = plan.stored_block
     files = len(plan.numbers()) * len(names)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
@@ -269,9 +281,14 @@ def _writes(plan: InferencePlan) -> str:
 def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
     size = 2 if plan.output.scores_dtype == "float16" else 1
+    stored = {"float32": 4, "float16": 2, "int8": 1}.get(plan.output.dtype or "", 1)
     wide = {"scores": size * len(plan.card.output.classes), "probability": size}
     extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
-    wide["observations"] = 2
+    wide |= {"observations": 2, "labels": len(plan.card.output.classes)}
+    wide |= {band.name: stored for band in plan.card.output.bands}
+    if plan.embedding is not None:
+        kept = plan.embedding.components or plan.card.output.width
+        wide["embedding"] = stored * kept
     return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from geoscale.admission import admit, needs_acceptance
 from geoscale.card import ModelCard, Patch
-from geoscale.changes import default_layers, group_steps
+from geoscale.changes import group_steps
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
+from geoscale.coarse import find_cell
 from geoscale.errors import CardError, PlanError
-from geoscale.options import Change, Inference, Output
+from geoscale.goals import complete_output
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.passes import Passes, join_steps
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
 from geoscale.types import Bool, Ints, Json, Source
@@ -48,6 +50,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
     output: Output | None = None,
     area: Area | None = None,
     change: Change | None = None,
+    embedding: Embedding | None = None,
 ) -> InferencePlan:
     """Plan a job.
 
@@ -66,6 +69,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
     change : Change, optional
         How change is found, from `geoscale.changes.resolve_change`; None: a map of
         classes.
+    embedding : Embedding, optional
+        How features become embeddings, from `geoscale.goals.resolve_embedding`.
 
     Returns
     -------
@@ -78,7 +83,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
         If a choice does not fit the model or the stack.
     """
     asked = inference or Inference()
-    admit(card, accept_license=asked.accept_license)
+    embeds = embedding is not None
+    admit(card, accept_license=asked.accept_license, embeds=embeds)
     if len(source.bands) != len(card.input.bands):
         raise CardError(
             f"`{card.name}` expects {len(card.input.bands)} bands "
@@ -88,13 +94,22 @@ def make_plan(  # noqa: PLR0913  (all by name)
     spec = source.spec()
     groups = _group(spec, change, source, card)
     height, width = (int(n) for n in source.geobox.shape)
-    chosen = resolve_inference(asked, card, (height, width))
+    pooled = embedding is not None and embedding.per == "patch"
+    chosen = resolve_inference(asked, card, (height, width), pooled=pooled)
     assert chosen.block is not None
-    wanted = output or Output()
-    if wanted.chunk is not None and chosen.block % wanted.chunk:
+    assert chosen.patch is not None
+    cell = find_cell(card, chosen.patch, pooled=pooled)
+    if cell > 1 and spec.get("layers"):
         raise PlanError(
-            f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
-            f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
+            f"`{card.name}` gives one value for {cell} x {cell} px, and layers of the "
+            "imagery have one for each: leave `imagery.composite.layers` out"
+        )
+    wanted = complete_output(output or Output(), card, change, embedding)
+    block = chosen.block // cell
+    if wanted.chunk is not None and block % wanted.chunk:
+        raise PlanError(
+            f"chunk of {wanted.chunk} px does not divide the block of {block} "
+            f"px; two tasks would write one shard: use {choose_chunk(block)}"
         )
     grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
@@ -105,13 +120,9 @@ def make_plan(  # noqa: PLR0913  (all by name)
         geobox=source.geobox,
         source_times=source.times,
         inference=chosen,
-        output=wanted.model_copy(
-            update={
-                "chunk": wanted.chunk or choose_chunk(chosen.block),
-                "layers": wanted.layers or default_layers(change),
-            }
-        ),
+        output=wanted.model_copy(update={"chunk": wanted.chunk or choose_chunk(block)}),
         change=change,
+        embedding=embedding,
         itemsize=int(source.dtype.itemsize),
         states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
         aoi=None if area is None else area.geometry,
@@ -128,18 +139,19 @@ def _group(
     """Tell the passes of each time step of the output."""
     if "votes" not in spec:
         return group_steps(change, source.times, card)
-    if change is not None or card.input.frames > 1:
+    others = card.task not in ("segmentation", "change")
+    if change is not None or card.input.frames > 1 or others:
         raise CardError(
             "composite vote is for models that classify one date, and for maps of "
             f"classes; `{card.name}` takes {card.input.frames}, the job makes "
-            f"{'classes' if change is None else 'change'}: choose median, or another "
-            "composite"
+            f"{'change' if change is not None else card.task}: choose median, or "
+            "another composite"
         )
     return [tuple((step,) for step in steps) for _, _, steps in spec["votes"]]
 
 
 def resolve_inference(
-    asked: Inference, card: ModelCard, shape: tuple[int, int]
+    asked: Inference, card: ModelCard, shape: tuple[int, int], *, pooled: bool = False
 ) -> Inference:
     """Fill in every choice that the user left open.
 
@@ -151,6 +163,8 @@ def resolve_inference(
         The model.
     shape : tuple of int, (y, x)
         Size of the stack, in px.
+    pooled : bool
+        Whether the results of a patch become one.
 
     Returns
     -------
@@ -169,14 +183,21 @@ def resolve_inference(
             f"`{card.name}` takes patches of {needs.size} px only, not {patch}; leave "
             "`inference.patch` out"
         )
-    step = lcm(needs.multiple_of, needs.alignment)
+    cell = find_cell(card, patch, pooled=pooled)
+    align = lcm(needs.alignment, cell)
+    step = lcm(needs.multiple_of, align)
     if patch % step:
         raise PlanError(
             f"patch of {patch} px is no multiple of {step} px, which `{card.name}` "
             f"needs; choose {round_up(patch, step)}"
         )
     merge = asked.merge or ("crop" if needs.halo is not None else "blend")
-    stride = asked.stride or _default_stride(patch, merge, needs)
+    if cell == patch > 1:
+        merge = "crop"
+        _refuse_overlap(asked, card, patch)
+    stride = asked.stride or _default_stride(patch, merge, needs, align)
+    if cell == patch:
+        stride = patch
     if not 1 <= stride <= patch:
         raise PlanError(
             f"stride of {stride} px leaves gaps between patches of {patch} px; "
@@ -184,6 +205,11 @@ def resolve_inference(
         )
     found: Json = {"patch": patch, "stride": stride, "merge": merge}
     found["block"] = asked.block or _default_block(stride, merge, shape)
+    if found["block"] % cell:
+        raise PlanError(
+            f"block of {found['block']} px is no multiple of the {cell} px for which "
+            f"`{card.name}` gives one value; choose {round_up(found['block'], cell)}"
+        )
     # what is to be measured stands at its default until then
     if asked.runtime == "auto":
         found["runtime"] = "native"
@@ -192,8 +218,16 @@ def resolve_inference(
     return asked.model_copy(update=found)
 
 
-def _default_stride(patch: int, merge: str, needs: Patch) -> int:
-    step = needs.alignment
+def _refuse_overlap(asked: Inference, card: ModelCard, patch: int) -> None:
+    """Refuse to blend, or to space out, results that stand for whole patches."""
+    if asked.merge == "blend" or asked.stride not in (None, patch):
+        raise PlanError(
+            f"`{card.name}` gives one result for each patch of {patch} px: patches "
+            "lie side by side; leave `inference.merge` and `inference.stride` out"
+        )
+
+
+def _default_stride(patch: int, merge: str, needs: Patch, step: int) -> int:
     if merge == "crop":
         ring = round_up(patch // 8 if needs.halo is None else needs.halo, step)
         return max(step, (patch - 2 * ring) // step * step)

@@ -232,8 +232,7 @@ def _expression(callable_: str | None) -> Json | None:
 def _describe_output(card: ModelCard, task: str) -> Json:
     side = card.input.patch.size if card.input.patch.fixed else -1
     if card.output.features is not None:
-        step = card.output.reduction or 1
-        side = side // step if side > 0 else -1
+        side = card.output.places((side,))[0] if side > 0 else -1
         shape = [-1, card.output.features, side, side]
         axis, classes = "embedding", []
     else:
