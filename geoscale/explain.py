@@ -42,6 +42,7 @@ def describe_plan(
         ("grid", _grid(plan)),
         ("model", _model(plan)),
         *_change(plan),
+        *_embedding(plan),
         ("patches", _patches(plan)),
         ("blocks", _blocks(plan)),
         ("memory", _memory(plan, allowed_bytes)),
@@ -149,6 +150,23 @@ def _model(plan: InferencePlan) -> str:
         f"{chosen.runtime} {chosen.precision} on {chosen.device}  "
         f"sha256:{plan.weights_sha256[:8]}…"
     )
+
+
+def _embedding(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say where the numbers of embeddings come from, if they have any."""
+    told = plan.statistics
+    if plan.embedding is None or (plan.is_learned and told is None):
+        return []
+    if told is None:
+        text = "numbers of the whole area: in a first pass, before the first block"
+        return [("learned", text)]
+    text = f"{told['vectors']:,} vectors of {count_places(told['places'])}"
+    if "explained" in told:
+        share = sum(told["explained"])
+        text += (
+            f"  {len(told['explained'])} components hold {share:.1%} of the variance"
+        )
+    return [("learned", text)]
 
 
 def _gives(plan: InferencePlan) -> str:

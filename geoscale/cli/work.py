@@ -226,17 +226,32 @@ def repair(
 
 def export(
     output: OutArg,
-    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
+    to: Annotated[
+        Path,
+        typer.Option("--to", help="Folder for the files, or a file CELLS.parquet."),
+    ],
     layer: Annotated[
         list[str] | None,
         typer.Option("--layer", "-l", help="Layer to write; may be repeated."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue."""
+    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue.
+
+    Of an output on a coarser grid (scene classes, embeddings) a file whose name ends in
+    .parquet gets its cells, with all layers.
+    """
     from geoscale import outputs
 
-    paths = outputs.export(output, to, layers=tuple(layer or ("classes",)))
+    if to.suffix == ".parquet":
+        from geoscale.errors import JobError
+        from geoscale.results.cells import write_cells
+
+        if layer:
+            raise JobError("cells have columns for all layers; leave --layer out")
+        paths = [write_cells(output, to)]
+    else:
+        paths = outputs.export(output, to, layers=tuple(layer) if layer else None)
     if as_json:
         say_json({"files": [str(path) for path in paths]})
     else:
