@@ -1,4 +1,4 @@
-"""Learning: what a job of change, or of embeddings, takes from its whole area before its first block.
+"""Learning: what a job takes from its whole area before its first block.
 
 Means, canonical vectors and thresholds of the unsupervised methods, and the shift
 between the dates, come from a first pass over places that depend on the stack alone.

@@ -126,7 +126,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
         itemsize=int(source.dtype.itemsize),
         states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
         aoi=None if area is None else area.geometry,
-        notes=tuple(_notes(source, card, (height, width), chosen)),
+        notes=tuple(_notes(source, card, (height, width), chosen, cell)),
         asked=asked if asked.is_measured else None,
     )
     plan.validate()
@@ -295,7 +295,11 @@ def find_states(
 
 
 def _notes(
-    source: Source, card: ModelCard, shape: tuple[int, int], chosen: Inference
+    source: Source,
+    card: ModelCard,
+    shape: tuple[int, int],
+    chosen: Inference,
+    cell: int,
 ) -> Sequence[str]:
     notes = []
     patch = card.input.patch
@@ -307,7 +311,7 @@ def _notes(
             f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "
             f"fixed patch of {patch.size} px: it is padded by reflection"
         )
-    if patch.halo is None and chosen.merge == "crop":
+    if patch.halo is None and chosen.merge == "crop" and cell != chosen.patch:
         notes.append(
             f"`{card.name}` states no halo: with merge crop, seams may show along "
             "patch borders; merge blend hides them"

@@ -128,7 +128,7 @@ def _iter_batches(
 ) -> Iterator[pa.RecordBatch]:
     import zarr
 
-    group = zarr.open_group(find_store(url), mode="r", zarr_format=3)
+    group: Any = zarr.open_group(find_store(url), mode="r", zarr_format=3)
     deepest = max(layer.classes or 1 for layer in template.layers)
     step = max(1, int((ROWS_PX / deepest) ** 0.5))
     # whole chunks, where they are smaller: each is decoded once
@@ -137,16 +137,16 @@ def _iter_batches(
         for window in iter_windows(template.shape, step):
             area = (slice(window.y0, window.y1), slice(window.x0, window.x1))
             data = {
-                layer.name: np.asarray(
-                    group[layer.name][
-                        (time, *((slice(None),) * bool(layer.classes)), *area)
-                    ]
-                )
-                for layer in template.layers
+                layer.name: _read(group, layer, time, area) for layer in template.layers
             }
             valid = _find_valid(template, data)
             if valid.any():
                 yield _make_batch(template, schema, (time, window), data, valid)
+
+
+def _read(group: Any, layer: Layer, time: int, area: tuple[slice, slice]) -> Array:
+    array = group[layer.name]
+    return np.asarray(array[time, :, *area] if layer.classes else array[time, *area])
 
 
 def _find_valid(template: OutputTemplate, data: dict[str, Array]) -> Bool:
@@ -154,12 +154,15 @@ def _find_valid(template: OutputTemplate, data: dict[str, Array]) -> Bool:
     found = [
         _has_value(data[layer.name], layer.fill_value) for layer in template.layers
     ]
-    return np.logical_or.reduce(found)
+    valid: Bool = np.logical_or.reduce(found)
+    return valid
 
 
 def _has_value(values: Array, fill: float) -> Bool:
     there: Bool = ~np.isnan(values) if np.isnan(fill) else values != fill
-    return there.any(axis=0) if there.ndim == 3 else there
+    if there.ndim == 3:
+        there = np.any(there, axis=0)
+    return there
 
 
 def _make_batch(
