@@ -99,6 +99,12 @@ def make_plan(  # noqa: PLR0913  (all by name)
     assert chosen.block is not None
     assert chosen.patch is not None
     cell = find_cell(card, chosen.patch, pooled=pooled)
+    if asked.is_measured and (cell > 1 or card.task not in ("segmentation", "change")):
+        raise PlanError(
+            "runtime and precision `auto` compare the classes of pixels, and "
+            f"`{card.name}` gives none: name `inference.runtime` and "
+            "`inference.precision`"
+        )
     if cell > 1 and spec.get("layers"):
         raise PlanError(
             f"`{card.name}` gives one value for {cell} x {cell} px, and layers of the "

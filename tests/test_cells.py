@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -109,6 +112,23 @@ def test_vectors_of_eight_bits_come_back_in_the_table(folder):
     far = np.abs(found["int8"] - found["float32"]).max(axis=0)
     assert (far <= span * 1.2 / 254).all()
     assert (far > 0).any()
+
+
+def test_the_search_of_the_docs_finds_neighbours(folder, monkeypatch):
+    pytest.importorskip("sklearn")
+    said = {"features": 8, "reduction": 4, "activation": "none"}
+    card = make_card(folder, "Backbone", "backbone", said, size=32, multiple_of=4)
+    out = run(folder, "embeddings", card, task="embedding", embedding={"per": "patch"})
+    to = folder / "embeddings.parquet"
+    assert main(["export", str(out), "--to", str(to)]) == 0
+    page = Path(__file__).resolve().parents[1] / "docs" / "tasks.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)[0]
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    exec(compile(code, "tasks.md", "exec"), names)
+    assert names["which"][0][0] == 0
+    assert len(names["alike"]) == 6
+    assert (np.diff(names["far"][0]) >= 0).all()
 
 
 def test_pages_of_scenes_show_the_imagery_beside_large_cells(folder, labelled):

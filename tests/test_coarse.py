@@ -31,7 +31,7 @@ def strided(folder, **output):
 @pytest.mark.parametrize("merge", ["crop", "blend"])
 def test_blocks_do_not_change_cells(tmp_path, merge):
     card, found = strided(tmp_path), []
-    for block in (8, 24, 128):
+    for block in (32, 56, 128):
         plan, data = run(
             imagery(), card, tmp_path / f"{merge}{block}.zarr", block_px=block,
             stride_px=8, merge=merge, output={"layers": ["classes", "scores"]},
@@ -213,7 +213,7 @@ def test_components_say_most_of_the_features(tmp_path):
 
 def test_what_does_not_go_together_is_refused(tmp_path):
     source = imagery()
-    bone, scene, numbers = backbone(tmp_path), scene_card(tmp_path), None
+    bone, scene = backbone(tmp_path), scene_card(tmp_path)
     numbers = numbers_card(tmp_path)
     plan = geoscale.plan
     for task in (None, "segmentation"):
@@ -239,6 +239,9 @@ def test_what_does_not_go_together_is_refused(tmp_path):
         plan(source, bone, task="embedding", output={"layers": ["classes"]})
     with pytest.raises(JobError, match=r"output `hight` is not known.*height"):
         plan(source, numbers, output={"layers": ["hight"]})
+    for card, task in ((bone, "embedding"), (numbers, None), (scene, None)):
+        with pytest.raises(PlanError, match=r"compare the classes of pixels"):
+            plan(source, card, task=task, runtime="auto")
     with pytest.raises(JobError, match=r"output.dtype is for regressions"):
         plan(source, scene, output={"dtype": "float32"})
 

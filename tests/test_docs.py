@@ -69,6 +69,15 @@ def test_the_card_of_the_models_page_is_a_card():
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
 
 
+def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
+    scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
+    card = ModelCard.from_dict(yaml.safe_load(scenes))
+    assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
+    assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
+    asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
+    assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
+
+
 def test_the_job_of_the_change_page_is_a_job(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(blocks(ROOT / "docs" / "change.md", "yaml")[0])
