@@ -58,8 +58,13 @@ def get_workload(name: str) -> Workload:
 
 
 def get_peer_workload(name: str) -> Workload:
-    """A workload on one item of plain COGs: what every peer can read alike."""
-    return replace(get_workload(name), imagery="six")
+    """A workload on one item of plain COGs: what every peer can read alike.
+
+    The U-Net's squeeze-and-excitation looks at the whole patch, so that larger patches
+    come closer to the whole image; one peer runs it on 1,088 px.
+    """
+    found = replace(get_workload(name), imagery="six")
+    return replace(found, options={"patch_px": 1152}) if name == "unet" else found
 
 
 def sample() -> tuple[np.ndarray, str]:

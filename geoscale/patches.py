@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -309,6 +309,36 @@ def reflect_index(start: int, stop: int, lo: int, hi: int) -> NDArray[np.intp]:
     period = 2 * (size - 1)
     offset = (np.arange(start, stop, dtype=np.intp) - lo) % period
     return lo + np.minimum(offset, period - offset)
+
+
+def take_patch(
+    pixels: NDArray[Any],
+    held: Window,
+    window: Window,
+    shape: tuple[int, int],
+    out: NDArray[Any],
+) -> None:
+    """Copy a patch; past the edges of the stack it is mirrored.
+
+    Parameters
+    ----------
+    pixels : ndarray, (..., y, x)
+        Pixels of `held`.
+    held : Window
+        What was read; lies inside the stack.
+    window : Window
+        The patch; may reach past the edges of the stack.
+    shape : tuple of int, (y, x)
+        Size of the stack, in px.
+    out : ndarray, (..., y, x)
+        Filled in place.
+    """
+    rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
+    columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
+    # slices are copied row by row; an index would be looked up for every pixel
+    for to_y, from_y in iter_runs(rows):
+        for to_x, from_x in iter_runs(columns):
+            out[..., to_y, to_x] = pixels[..., from_y, from_x]
 
 
 def iter_runs(index: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:

@@ -15,8 +15,10 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, StackError
 from geoscale.imports import load_object
+from geoscale.patches import take_patch
 from geoscale.spread import share_rows, spread
 from geoscale.types import Array, Bool, Float, PixelSpec
+from geoscale.windows import Window
 
 STRIP_VALUES = 2**17
 """Values that are prepared at a time: half a megabyte of float32."""
@@ -148,40 +150,59 @@ class Preprocessor:
             If the model's own normalisation fails, changes the shape, or gives
             NaN or infinity at valid pixels.
         """
-        self._check_shapes(data, valid)
-        ordered = data[::-1] if self.newest_first else data
+        made = self._begin(data, valid)
         # always a copy: a user's function may write into what it is given
         x = np.empty((self.channels, *data.shape[-2:]), np.float32)
-        frames = x.reshape(data.shape)
-        ok: Bool = np.asarray(valid.all(axis=0))
-        # Strips that stay in a core's own cache: whole arrays would be fetched from
-        # memory once for every step.
-        rows = max(1, STRIP_VALUES // x[:, 0].size)
-        can_be_nan = data.dtype.kind not in "ui"
-
-        def work(part: slice) -> None:
-            """Make some rows."""
-            for y in range(part.start, part.stop, rows):
-                strip = slice(y, min(y + rows, part.stop))
-                with np.errstate(over="ignore", invalid="ignore"):
-                    frames[..., strip, :] = ordered[..., strip, :]
-                self._clean(x[:, strip], ok[strip], can_be_nan=can_be_nan)
-
-        spread(work, share_rows(x.shape[1], x[:, 0].nbytes))
+        whole = Window(0, 0, *x.shape[1:])
+        made.take(whole, whole, whole.shape, x)
         if self.function is not None:
-            x = self._call(x, ok)
-        return x, ok
+            x = self._call(x, made.usable)
+        return x, made.usable
 
-    def _clean(self, x: Float, ok: Bool, *, can_be_nan: bool) -> None:
-        """Find what is not finite, fill what is not valid, normalise; in place."""
-        if can_be_nan:
-            for channel in x:
-                np.logical_and(ok, np.isfinite(channel), out=ok)
+    def begin(self, data: Array, valid: Bool) -> Prepared:
+        """Make the network's input patch by patch: no copy of the window is made.
+
+        Parameters
+        ----------
+        data, valid : ndarray
+            As `prepare` takes them; not to be changed as long as patches are taken.
+
+        Returns
+        -------
+        Prepared
+            Gives patches.
+
+        Raises
+        ------
+        StackError, CardError
+            As `prepare` does.
+        """
+        if self.function is None:
+            return self._begin(data, valid)
+        # what the model's function does to a pixel may hang on the whole window
+        x, usable = self.prepare(data, valid)
+        return Prepared(x[None], usable, None)
+
+    def clean(self, x: Float, ok: Bool) -> None:
+        """Fill what is not valid, normalise; in place.
+
+        Parameters
+        ----------
+        x : ndarray of float32, (channel, y, x)
+            Changed.
+        ok : ndarray of bool, (y, x)
+            Where it holds values.
+        """
         if not ok.all():
             np.copyto(x, self.fill[:, None, None], where=~ok)
         if self.mean is not None and self.std is not None:
             x -= self.mean[:, None, None]
             x /= self.std[:, None, None]
+
+    def _begin(self, data: Array, valid: Bool) -> Prepared:
+        self._check_shapes(data, valid)
+        ordered = data[::-1] if self.newest_first else data
+        return Prepared(ordered, _find_usable(data, valid), self)
 
     def _check_shapes(self, data: Array, valid: Bool) -> None:
         wanted = (self.frames, self.bands)
@@ -223,6 +244,82 @@ class Preprocessor:
         if bad.any():
             out = np.where(bad, np.float32(0), out)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Pixels of one window on their way to a network; `engine.block.Channels`."""
+
+    frames: Array
+    """(time, band, y, x), in the network's order; any real dtype."""
+    usable: Bool
+    """(y, x): True where every date is valid and every value is finite."""
+    recipe: Preprocessor | None
+    """What is still to be done to them; None: nothing is."""
+
+    @property
+    def count(self) -> int:
+        """Channels of the network."""
+        return int(self.frames.shape[0] * self.frames.shape[1])
+
+    def take(
+        self, held: Window, window: Window, shape: tuple[int, int], out: Float
+    ) -> None:
+        """Fill and normalise a patch; past the edges of the stack it is mirrored.
+
+        Parameters
+        ----------
+        held : Window
+            What was read; lies inside the stack.
+        window : Window
+            The patch; may reach past the edges of the stack.
+        shape : tuple of int, (y, x)
+            Size of the stack, in px.
+        out : ndarray of float32, (channel, y, x)
+            Filled in place.
+        """
+        by_date = out.reshape(*self.frames.shape[:2], *out.shape[1:])
+        inside = window in held
+        if inside:
+            ys, xs = window.within(held)
+            frames, ok = self.frames[..., ys, xs], self.usable[ys, xs]
+        else:
+            ok = np.empty(out.shape[1:], bool)
+            with np.errstate(over="ignore", invalid="ignore"):
+                take_patch(self.frames, held, window, shape, by_date)
+            take_patch(self.usable, held, window, shape, ok)
+        # Strips that stay in a core's own cache: whole patches would be fetched from
+        # memory once for every step.
+        rows = max(1, STRIP_VALUES // (out.shape[0] * out.shape[2]))
+
+        def work(part: slice) -> None:
+            """Make some rows."""
+            for y in range(part.start, part.stop, rows):
+                strip = slice(y, min(y + rows, part.stop))
+                if inside:
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        by_date[..., strip, :] = frames[..., strip, :]
+                if self.recipe is not None:
+                    self.recipe.clean(out[:, strip], ok[strip])
+
+        spread(work, share_rows(out.shape[1], out[:, 0].nbytes))
+
+
+def _find_usable(data: Array, valid: Bool) -> Bool:
+    """Where every date is valid and every value is finite as float32."""
+    ok: Bool = np.asarray(valid.all(axis=0))
+    if data.dtype.kind in "ui":
+        return ok
+
+    def work(part: slice) -> None:
+        """Look at some rows."""
+        for band in data[..., part, :].reshape(-1, *ok[part].shape):
+            with np.errstate(over="ignore", invalid="ignore"):
+                as_read = band.astype(np.float32, copy=False)
+            np.logical_and(ok[part], np.isfinite(as_read), out=ok[part])
+
+    spread(work, share_rows(ok.shape[0], data[0, 0, 0].nbytes * data.shape[1]))
+    return ok
 
 
 def _per_channel(values: tuple[float, ...], card: ModelCard, where: str) -> Float:

@@ -12,11 +12,11 @@ import xarray as xr
 import geoscale as gs
 from geoscale.card import ModelCard
 from geoscale.engine.journal import Journal
-from geoscale.engine.patchwork import take_patch
 from geoscale.errors import CardError, JobError, SourceError
 from geoscale.job import parse_job
 from geoscale.judging import with_judge
 from geoscale.models import ModelSettings, find_card, get_predictor
+from geoscale.patches import take_patch
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.overviews import find_method
 from geoscale.sources.clear import Mask, grow

@@ -38,6 +38,29 @@ from geoscale.types import (
 from geoscale.windows import Window
 
 
+class Channels(Protocol):
+    """A network's input of one window, made as patches are asked for."""
+
+    @property
+    def count(self) -> int:
+        """Channels of the network."""
+        ...
+
+    @property
+    def usable(self) -> Bool:
+        """(y, x): True where every date is valid and every value is finite."""
+        ...
+
+    def take(
+        self, held: Window, window: Window, shape: tuple[int, int], out: Float
+    ) -> None:
+        """Put a patch of a stack of this shape into out, float32 (channel, y, x).
+
+        `held` is what was read; past the edges of the stack the patch is mirrored.
+        """
+        ...
+
+
 class Prepare(Protocol):
     """Calibrated pixels → the network's input."""
 
@@ -48,6 +71,10 @@ class Prepare(Protocol):
 
     def prepare(self, data: Array, valid: Bool) -> tuple[Float, Bool]:
         """(time, band, y, x), (time, y, x) → float32 (channel, y, x), (y, x)."""
+        ...
+
+    def begin(self, data: Array, valid: Bool) -> Channels:
+        """As `prepare`, patch by patch; the arrays are not to be changed meanwhile."""
         ...
 
 

@@ -13,7 +13,7 @@ from geoscale.patches import Patch
 from geoscale.types import Array, Bool, Float, Pixels
 
 if TYPE_CHECKING:
-    from geoscale.engine.block import Kernel
+    from geoscale.engine.block import Channels, Kernel
 
 
 class OnePass:
@@ -88,15 +88,17 @@ class OnePass:
         self._count(listed, keep)
         return into.layers
 
-    def _prepare(self, pixels: Pixels) -> tuple[Float, Bool, list[Patch], list[Patch]]:
+    def _prepare(
+        self, pixels: Pixels
+    ) -> tuple[Channels, Bool, list[Patch], list[Patch]]:
         """Channels; pixels that get a class; all patches; those worth running."""
         kernel, task = self._kernel, self._task
         with self._timer("prepare"):
-            channels, usable = kernel.prepare.prepare(pixels.data, pixels.valid)
-            inside = usable[task.core.within(task.read)]
+            channels = kernel.prepare.begin(pixels.data, pixels.valid)
+            inside = channels.usable[task.core.within(task.read)]
             return channels, *_choose(kernel, task, inside)
 
-    def _run(self, channels: Float, wanted: list[Patch], into: Merger) -> None:
+    def _run(self, channels: Channels, wanted: list[Patch], into: Merger) -> None:
         # The device is held for the whole block, not for a batch at a time: blocks in
         # flight then take turns, and one reads and writes while the other infers. By
         # the batch they would end together and read together, beside a device that

@@ -20,12 +20,12 @@ from geoscale.engine.mergers import Merger
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
 from geoscale.passes import BlockTask, Pass
-from geoscale.patches import Patch, iter_runs, reflect_index
+from geoscale.patches import Patch
 from geoscale.types import Float
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
-    from geoscale.engine.block import Kernel
+    from geoscale.engine.block import Channels, Kernel
 
 
 class Timer:
@@ -89,13 +89,13 @@ class Patchwork:
         self._lattice = kernel.plan.lattice
         self.ran = self.kept = 0
 
-    def run(self, channels: Float, wanted: list[Patch], into: Merger) -> None:
+    def run(self, channels: Channels, wanted: list[Patch], into: Merger) -> None:
         """Run patches and hand their scores on.
 
         Parameters
         ----------
-        channels : ndarray of float32, (channel, y, x)
-            Of the task's read window, ready for the network.
+        channels : Channels
+            Of the task's read window.
         wanted : list of Patch
             In lattice order.
         into : Merger
@@ -106,7 +106,7 @@ class Patchwork:
                 into.add(shrink_patch(patch, self._cell), scores)
 
     def _predict(
-        self, channels: Float, wanted: list[Patch]
+        self, channels: Channels, wanted: list[Patch]
     ) -> Iterator[tuple[Patch, Float]]:
         """Yield each patch with its scores, in lattice order."""
         steps, store = self._steps, self._kernel.shared
@@ -139,7 +139,7 @@ class Patchwork:
         return is_shared(window, self._task.core, self._lattice.shape)
 
     def _run_batch(
-        self, channels: Float, missing: Iterator[Window]
+        self, channels: Channels, missing: Iterator[Window]
     ) -> Iterator[tuple[Window, Float]]:
         """Run the next patches.
 
@@ -148,13 +148,13 @@ class Patchwork:
         a result with them.
         """
         plan, size = self._kernel.plan, self._kernel.predictor.batch
-        shape = (size, channels.shape[0], *self._lattice.patch_shape)
+        shape = (size, channels.count, *self._lattice.patch_shape)
         group = list(islice(missing, size))
         with self._timer("gather"):
             batch = np.empty(shape, np.float32)
             batch[len(group) :] = 0
             for i, window in enumerate(group):
-                take_patch(channels, self._task.read, window, plan.shape, batch[i])
+                channels.take(self._task.read, window, plan.shape, batch[i])
         with self._timer("predict"):
             scores = self._kernel.predictor.predict(batch)
         if scores.shape != (size, *self._gives):
@@ -168,32 +168,3 @@ class Patchwork:
             scores = flat.mean(axis=2, dtype=np.float32)[..., None, None]
         self.ran += len(group)
         yield from zip(group, scores, strict=False)
-
-
-def take_patch(
-    channels: Float, held: Window, window: Window, shape: tuple[int, int], out: Float
-) -> None:
-    """Copy a patch; past the edges of the stack it is mirrored.
-
-    Parameters
-    ----------
-    channels : ndarray of float32, (channel, y, x)
-        Pixels of `held`.
-    held : Window
-        What was read; lies inside the stack.
-    window : Window
-        The patch; may reach past the edges of the stack.
-    shape : tuple of int, (y, x)
-        Size of the stack, in px.
-    out : ndarray of float32, (channel, y, x)
-        Filled in place.
-    """
-    if window in held:
-        out[:] = channels[(slice(None), *window.within(held))]
-        return
-    rows = reflect_index(window.y0, window.y1, 0, shape[0]) - held.y0
-    columns = reflect_index(window.x0, window.x1, 0, shape[1]) - held.x0
-    # slices are copied row by row; an index would be looked up for every pixel
-    for to_y, from_y in iter_runs(rows):
-        for to_x, from_x in iter_runs(columns):
-            out[:, to_y, to_x] = channels[:, from_y, from_x]

@@ -23,6 +23,7 @@ Units = Literal["raw", "reflectance"]
 Gain = tuple[float, float]
 
 _CLASSES = re.compile(r"^(scl|qa|fmask|udm|mask|label|class|lulc|pixel_qa)", re.I)
+_STRIP_VALUES = 2**16
 S2_SCALE = 1e-4
 S2_OFFSET = -0.1
 """Added to reflectance from baseline 04.00 on (25 January 2022)."""
@@ -185,16 +186,37 @@ def apply_gain(values: Array, gain: Gain) -> Array:
     """Give values * factor + offset as float32; unchanged if that is nothing."""
     if gain == (1.0, 0.0):
         return values
-    scaled: Array = values.astype(np.float32)
-    add_gain(scaled, gain)
+    scaled: Array = np.empty(values.shape, np.float32)
+    put_scaled(values, gain, scaled)
     return scaled
 
 
-def add_gain(values: Array, gain: Gain) -> None:
-    """Make values * factor + offset of float32 values, in place."""
-    if gain != (1.0, 0.0):
-        values *= np.float32(gain[0])
-        values += np.float32(gain[1])
+def put_scaled(values: Array, gain: Gain, into: Array) -> None:
+    """Put values * factor + offset, computed in float32, where they belong.
+
+    Parameters
+    ----------
+    values : ndarray, (y, x)
+        As they are stored.
+    gain : tuple of float
+        Factor and offset; with (1, 0) values pass as they are, whatever the dtype.
+    into : ndarray, (y, x)
+        float32 where the gain does anything.
+    """
+    if gain == (1.0, 0.0):
+        into[...] = values
+        return
+    factor, offset = (np.float32(number) for number in gain)
+    # a strip is still in the core's cache when the offset is added
+    rows = max(1, _STRIP_VALUES // max(1, values.shape[-1]))
+    for start in range(0, values.shape[0], rows):
+        part = into[start : start + rows]
+        # rounded to float32 first, whatever is stored: pixels are float32 from here
+        np.multiply(
+            values[start : start + rows], factor, out=part,
+            dtype=np.float32, casting="unsafe",
+        )  # fmt: skip
+        part += offset
 
 
 def _is_s2_reflectance(item: Item, asset: Asset) -> bool:

@@ -206,7 +206,12 @@ def _local_path(path: str, href: str, access: Access) -> str:
     if not access.local:
         raise _refuse(href, "a remote search may not name local files")
     # absolute, so that no prefix of a GDAL driver (`NETCDF:…`) can be read in it
-    return os.path.realpath(os.path.expanduser(path))
+    path = os.path.expanduser(path)
+    return _real(path) if os.path.isabs(path) else os.path.realpath(path)
+
+
+# asked for every window, and a look at each folder above each time
+_real = functools.lru_cache(maxsize=4096)(os.path.realpath)
 
 
 def _may_be_private(access: Access) -> bool:

@@ -17,7 +17,8 @@ class Layer:
     item : int
         Number of the item.
     data : ndarray, (band, y, x)
-        Pixels of the time step so far, 0 where not valid.
+        Pixels of the time step so far, 0 where not valid; anything before the first
+        item was merged.
     valid : ndarray of bool, (y, x)
         Where there are any.
     """
@@ -27,7 +28,7 @@ class Layer:
         self._data, self._valid = data, valid
         self._is_first = not valid.any()
         # the first needs no copy, and mostly it is the only one
-        self.got: Array = data if self._is_first else np.zeros_like(data)
+        self.got: Array = data if self._is_first else np.empty_like(data)
 
     def find_usable(self, results: Sequence[Callable[[], Bool | None]]) -> Bool:
         """Tell where this item gives pixels: all bands valid, none came before.

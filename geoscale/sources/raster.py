@@ -152,13 +152,15 @@ class RasterSource:
             If a file cannot be read.
         """
         shape = (len(times), len(self._bands), *window.shape)
-        data = np.zeros(shape, self._dtype)
+        # the first item leaves 0 wherever it gives nothing: no need to do so before
+        data = np.empty(shape, self._dtype)
         valid = np.zeros((len(times), *window.shape), bool)
         waiting = {
             k: iter(self._touching(window, time).tolist())
             for k, time in enumerate(times)
         }
         missing: list[Missing] = []
+        bare = set(waiting)
         while waiting:
             layers = []
             for k, items in list(waiting.items()):
@@ -166,9 +168,12 @@ class RasterSource:
                 if item is None:
                     del waiting[k]
                 else:
+                    bare.discard(k)
                     layers.append(Layer(item, data[k], valid[k]))
             if layers:
                 self._add_items(layers, window, missing)
+        for k in bare:
+            data[k] = 0
         return Pixels(data, valid, tuple(sorted(missing, key=lambda m: m.item)))
 
     def covers_cells(self, ys: Ints, xs: Ints, time: int) -> Bool:

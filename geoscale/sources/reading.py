@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from geoscale.errors import ReadError
-from geoscale.sources.calibration import add_gain
+from geoscale.sources.calibration import put_scaled
 from geoscale.sources.fields import normalise_crs
 from geoscale.sources.gdal import COUNTS, drop_handle, read_with_retries
 from geoscale.sources.handles import Handle
@@ -126,17 +126,26 @@ def read_bands(
         valid = read_with_retries(
             href, access, lambda handle: _read(handle, fresh=True), first=2
         )
-    if valid is not None:
-        for array, gain in zip(into.arrays, into.gains, strict=True):
-            add_gain(array, gain)
     return valid
 
 
 def _is_suspicious(into: Into, valid: Bool) -> bool:
     is_one = len(into.arrays) == 1 and valid.size == 1
-    if is_one or any(array.any() for array in into.arrays):
+    if is_one or not valid.any():
         return False
-    return bool(valid.any())
+    return not any(
+        _holds_other(array, np.float32(gain[1]), valid)
+        for array, gain in zip(into.arrays, into.gains, strict=True)
+    )
+
+
+def _holds_other(array: Array, zero: Any, valid: Bool) -> bool:
+    """Whether a valid pixel is none of what stored zeros have become."""
+    rows = 64  # mostly the first strip tells
+    return any(
+        (array[y : y + rows] != zero).any(where=valid[y : y + rows])
+        for y in range(0, len(array), rows)
+    )
 
 
 def _check_fit(dataset: Any, request: Request, into: Into) -> None:
@@ -232,8 +241,8 @@ def _fill(
         both = where & wanted
         here, there = both.within(wanted), both.within(where)
         pieces = [band[there] for band in bands]
-        for array, piece in zip(into.arrays, pieces, strict=True):
-            array[here] = piece
+        for array, piece, gain in zip(into.arrays, pieces, into.gains, strict=True):
+            put_scaled(piece, gain, array[here])
         for good in _rules(pieces, nodata, None if mask is None else mask[there]):
             if valid is None:
                 valid = _start(wanted, inside)

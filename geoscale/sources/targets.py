@@ -82,7 +82,7 @@ class Into:
     """Where the pixels of a request go."""
 
     arrays: Sequence[Array]
-    """One (y, x) for each band, of the window's shape; zeros."""
+    """One (y, x) for each band, of the window's shape; may hold anything before."""
     gains: Sequence[Gain]
     """Factor and offset of each band."""
 

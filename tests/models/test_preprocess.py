@@ -5,10 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, StackError
+from geoscale.patches import take_patch
 from geoscale.preprocess import Preprocessor
+from geoscale.windows import Window
 from tests.support import cards
 
 
@@ -184,3 +188,47 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert x.tobytes() == other.tobytes()
     assert (ok == also).all()
     assert (ok == (valid[0] & np.isfinite(data[0]).all(axis=0))).all()
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_patches_are_parts_of_the_whole(data: st.DataObject) -> None:
+    """Made one at a time, mirrored or not, or cut from what was made at once."""
+    frames = data.draw(st.integers(1, 2), "frames")
+    height, width = (data.draw(st.integers(3, 40)) for _ in range(2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    kind = data.draw(st.sampled_from(["uint16", "float32", "float64"]))
+    image = rng.integers(0, 300, (frames, 2, height, width)).astype(kind)
+    if kind != "uint16":
+        image[rng.random(image.shape) < 0.05] = np.nan
+    valid = rng.random((frames, height, width)) < data.draw(st.sampled_from([0.9, 1]))
+    order = data.draw(st.sampled_from(["oldest-first", "newest-first"]))
+    norm = {k: v * frames if k != "type" else v for k, v in MEAN_STD.items()}
+    card = make(norm, frames=frames, frame_order=order, fill=[0.5] * 2 * frames)
+    prep = Preprocessor.from_card(card)
+    y0, x0 = data.draw(st.integers(-9, height)), data.draw(st.integers(-9, width))
+    size = data.draw(st.integers(1, 60), "patch")
+    held = Window(0, 0, height, width)
+    patch = Window(y0, x0, y0 + size, x0 + size)
+    whole, usable = prep.prepare(image, valid)
+    want = np.empty((2 * frames, size, size), np.float32)
+    take_patch(whole, held, patch, held.shape, want)
+    found = np.empty_like(want)
+    made = prep.begin(image, valid)
+    made.take(held, patch, held.shape, found)
+    assert (made.usable == usable).all()
+    assert made.count == len(want)
+    np.testing.assert_array_equal(found, want)
+
+
+def test_a_function_sees_the_whole_window(tmp_path: Path) -> None:
+    (tmp_path / "norm.py").write_text("def f(x):\n    return x - x.mean()\n")
+    card = make({"type": "callable", "callable": "norm.py:f"}, base=tmp_path)
+    prep = Preprocessor.from_card(card, trust_code=True)
+    data, valid = pixels()
+    valid[0, 1, 1] = False
+    want, usable = prep.prepare(data, valid)
+    made, found = prep.begin(data, valid), np.empty((2, 2, 3), np.float32)
+    made.take(Window(0, 0, 4, 5), Window(1, 1, 3, 4), (4, 5), found)
+    np.testing.assert_array_equal(found, want[:, 1:3, 1:4])
+    assert (made.usable == usable).all()

@@ -13,6 +13,7 @@ import pytest
 
 from geoscale.errors import ReadError, SourceError
 from geoscale.sources import open_source, source_from_spec
+from geoscale.sources.calibration import Calibration
 from geoscale.sources.gdal import COUNTS, SETTINGS, gdal_env, is_transient
 from geoscale.sources.hrefs import Access
 from geoscale.sources.items import Asset, Item
@@ -100,7 +101,9 @@ def server(write_tif: Any) -> Iterator[Server]:
     found.http.shutdown()
 
 
-def remote(server: Server, name: str, **access: Any) -> RasterSource:
+def remote(
+    server: Server, name: str, calibration: Calibration | None = None, **access: Any
+) -> RasterSource:
     asset = Asset(
         href=f"{server.url}/{name}?sig=SECRET",
         crs="EPSG:32632",
@@ -111,7 +114,8 @@ def remote(server: Server, name: str, **access: Any) -> RasterSource:
     item = Item(id="x", datetime=None, assets={"a": asset})
     target = Target("EPSG:32632", TRANSFORM, (400, 380))
     how = Access(**{"allow_private": True, "backoff_s": 0.01, **access})
-    return RasterSource([item], ["a"], target.to_geobox(), reading=Reading(access=how))
+    reading = Reading(access=how, calibration=calibration or Calibration())
+    return RasterSource([item], ["a"], target.to_geobox(), reading=reading)
 
 
 WHOLE = Window(0, 0, 400, 380)
@@ -250,14 +254,17 @@ def test_signer_is_called_at_opening(
         remote(server, "b.tif", signer="nonsense").read(WHOLE, [0])
 
 
+@pytest.mark.parametrize("offset", [0.0, -0.1])
 def test_all_zeros_from_afar_are_asked_for_twice(
-    server: Server, write_tif: Any
+    server: Server, write_tif: Any, offset: float
 ) -> None:
+    """Whatever zeros are called once they are reflectance."""
     blank = Path(write_tif("blank.tif", np.zeros((400, 380), "uint16"))).read_bytes()
-    source = remote(server, "blank.tif")
+    gain = Calibration(units="reflectance", scale=1e-4, offset=offset)
+    source = remote(server, f"blank{offset}.tif", gain)
     server.body = blank
     before = COUNTS.opened
-    assert not source.read(WHOLE, [0]).data.any()
+    assert (source.read(WHOLE, [0]).data == np.float32(offset)).all()
     assert COUNTS.opened == before + 2
 
 
