@@ -117,6 +117,60 @@ def test_a_scene_classifier_gives_one_class_a_patch(tmp_path):
     np.testing.assert_array_equal(again["scores"].values, data["scores"].values)
 
 
+@pytest.mark.parametrize("how", ["scene", "pooled"])
+def test_a_stack_smaller_than_a_patch_is_one_whole_cell(tmp_path, how):
+    """A smaller patch would make a cell of another size."""
+    source, options = imagery((11, 23), holes=0), {}
+    source.valid[:] = True
+    card = scene_card(tmp_path)
+    if how == "pooled":
+        card = backbone(tmp_path)
+        options = {"task": "embedding", "embedding": {"per": "patch"}}
+    plan, data = run(source, card, tmp_path / "out.zarr", **options)
+    layer = data["embedding" if options else "classes"].values
+    assert layer.shape[-2:] == (1, 2)
+    assert plan.lattice.patch_shape == (16, 16)
+    # 7 of 16 columns of the last cell lie inside: they are all of it that counts
+    assert (np.isfinite(layer) & (layer != 255)).all()
+
+
+def test_cells_outside_the_area_are_nodata(tmp_path):
+    from pyproj import Transformer
+
+    source = imagery(holes=0)
+    source.valid[:] = True
+    box = source.geobox.boundingbox
+    to_degrees = Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
+    # 42 columns of pixels: ten cells and a half
+    x1 = box.left + 421
+    corners = [(box.left - 5, box.bottom - 5), (x1, box.bottom - 5)]
+    corners += [(x1, box.top + 5), (box.left - 5, box.top + 5)]
+    ring = [list(to_degrees.transform(x, y)) for x, y in (*corners, corners[0])]
+    area = {"type": "Polygon", "coordinates": [ring]}
+    for block in (16, 128):
+        _, data = run(
+            source, strided(tmp_path), tmp_path / f"{block}.zarr", aoi=area,
+            block_px=block,
+        )  # fmt: skip
+        valid = data["classes"].values[0] != 255
+        assert valid[:, :11].all()
+        assert not valid[:, 11:].any()
+
+
+def test_cells_are_had_lazily_too(tmp_path):
+    source, card = imagery(), numbers_card(tmp_path, reduction=None)
+    _, data = run(source, card, tmp_path / "out.zarr", block_px=48)
+    lazy = geoscale.predict(source, card, layer="cover", trust_code=True, block_px=48)
+    np.testing.assert_array_equal(lazy.values, data["cover"].values)
+    bone = backbone(tmp_path)
+    _, data = run(source, bone, tmp_path / "e.zarr", task="embedding", block_px=48)
+    lazy = geoscale.predict(
+        source, bone, layer="embedding", trust_code=True, block_px=48
+    )
+    assert lazy.dims == ("time", "class", "y", "x")
+    np.testing.assert_array_equal(lazy.values, data["embedding"].values)
+
+
 def test_several_labels_at_once_have_thresholds_each(tmp_path):
     card = scene_card(tmp_path, multilabel=True, thresholds=[0.9, 0.3, 0.5])
     assert card.output.activation == "sigmoid"
