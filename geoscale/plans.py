@@ -187,15 +187,13 @@ class InferencePlan:
         assert chosen.patch is not None
         assert chosen.stride is not None
         assert chosen.merge is not None
-        # a smaller patch would make a smaller cell
-        is_fixed = patch.fixed or self.cell == chosen.patch
         return Lattice.over(
             self.shape,
             patch=chosen.patch,
             stride=chosen.stride,
             merge=chosen.merge,
             alignment=lcm(patch.alignment, self.cell),
-            multiple_of=None if is_fixed else patch.multiple_of,
+            multiple_of=None if patch.fixed else patch.multiple_of,
         )
 
     def task(self, number: int) -> BlockTask:

@@ -249,6 +249,56 @@ def test_blocks_do_not_change_embeddings(tmp_path, how, dtype):
     assert plan.stored_geobox.shape == ((8, 6) if how.get("per") else (30, 24))
 
 
+def test_a_vector_of_a_patch_is_the_mean_of_its_places(tmp_path):
+    source, card = imagery((32, 48), holes=0), backbone(tmp_path)
+    source.valid[:] = True
+    _, data = run(
+        source, card, tmp_path / "out.zarr", task="embedding",
+        embedding={"per": "patch"}, output={"dtype": "float32"},
+    )  # fmt: skip
+    tiles = source.data[0].reshape(2, 2, 16, 3, 16).transpose(1, 3, 0, 2, 4)
+    with torch.inference_mode():
+        x = torch.from_numpy(np.ascontiguousarray(tiles).reshape(6, 2, 16, 16))
+        want = build(card)(x).mean((2, 3)).numpy().reshape(2, 3, 8)
+    found = data["embedding"].values[0].transpose(1, 2, 0)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_components_of_a_place_hang_on_that_place_alone():
+    """A matrix product would add up in another order for another number of places."""
+    from geoscale.tasks.embedding import reduce_features
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(512, 7, 9)).astype(np.float32)
+    numbers = {"mean": rng.normal(size=512), "components": rng.normal(size=(5, 512))}
+    whole = reduce_features(features, numbers)
+    parts = [reduce_features(features[:, :, [k]], numbers) for k in range(9)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole)
+    mean, axes = (np.asarray(numbers[k], np.float32) for k in ("mean", "components"))
+    want = np.tensordot(axes, features - mean[:, None, None], 1)
+    np.testing.assert_allclose(whole, want, rtol=1e-3, atol=1e-3)
+
+
+def test_cells_are_made_on_the_host(tmp_path):
+    """The path that keeps a block on a device knows pixels only."""
+    from geoscale.assemble import make_kernel
+    from geoscale.engine.on_device import offers_canvas
+
+    for card, may in ((strided(tmp_path), False), (pixels_card(tmp_path), True)):
+        plan = geoscale.plan(imagery(), card)
+        kernel = make_kernel(plan, source=plan.live, trust_code=True)
+        before, kernel.predictor.offers_canvas = kernel.predictor.offers_canvas, True
+        try:
+            assert offers_canvas(kernel) is may
+        finally:
+            kernel.predictor.offers_canvas = before
+
+
+def pixels_card(folder):
+    said = {"classes": classes(2)}
+    return make_card(folder, "Numbers", "segmentation", said, size=16, halo=1)
+
+
 def test_components_say_most_of_the_features(tmp_path):
     from geoscale.embeddings import find_numbers
 
