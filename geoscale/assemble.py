@@ -24,6 +24,7 @@ from geoscale.models import (
     get_predictor,
     handshake,
 )
+from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
 from geoscale.passes import PassTask
 from geoscale.plans import InferencePlan
@@ -190,7 +191,8 @@ def make_kernel(
     # The code is hashed before it runs, the weights before they load.
     card = at_hand(plan.card, parcels)
     check_code(plan, card)
-    predictor = get_predictor(card, settings)
+    held = get_predictor(card, settings)
+    predictor = held if chosen.tta == "none" else TurnedPredictor(held, chosen.tta)
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geoscale.errors import CardError
-from geoscale.words import shorten
+from geoscale.words import shorten, suggest
 
 SENSORS: dict[str, dict[str, str]] = {
     "sentinel-2": {
@@ -128,6 +128,33 @@ def guess_sensor(*hints: str | None) -> str | None:
             if hint and pattern.search(hint.replace("_", " ")):
                 return name
     return None
+
+
+def check_sensor(name: str) -> str:
+    """Refuse a sensor whose bands nobody has listed.
+
+    Parameters
+    ----------
+    name : str
+        As a card says it.
+
+    Returns
+    -------
+    str
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is no key of `SENSORS`.
+    """
+    if name not in SENSORS:
+        raise ValueError(
+            f"sensor `{name}` is not known{suggest(name, SENSORS)}; known are "
+            f"{', '.join(SENSORS)}: leave it out, and call the bands by their common "
+            "names (red, nir)"
+        )
+    return name
 
 
 def normalise_sensor_name(name: str) -> str:

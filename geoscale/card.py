@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.bands import check_sensor
 from geoscale.card_output import CHANGES as CHANGES
 from geoscale.card_output import ModelOutput, Part, without
 from geoscale.card_output import OutputBand as OutputBand
@@ -29,6 +31,7 @@ from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
+from geoscale.schemas import check_channels
 
 TaskName = Literal[
     "segmentation", "change", "embedding", "regression", "classification"
@@ -102,7 +105,7 @@ class ModelInput(Part):
 
     bands: Annotated[tuple[str, ...], Field(min_length=1)]
     """Bands of one date, in the network's order: common or sensor names."""
-    sensor: str | None = None
+    sensor: Annotated[str, AfterValidator(check_sensor)] | None = None
     """Sensor whose band names `bands` uses, a key of `geoscale.bands.SENSORS`."""
     frames: Annotated[int, Field(ge=1)] = 1
     """Dates stacked as channels; channels = frames x bands."""
@@ -229,6 +232,7 @@ class ModelCard(Part):
 
     @model_validator(mode="after")
     def _check_output(self) -> ModelCard:
+        check_channels(self.output, self.architecture_args)
         if (self.task == "backbone") != (self.output.features is not None):
             raise ValueError(
                 "`output.features` is for cards of `task: backbone`, which need it; "
@@ -271,6 +275,7 @@ class ModelCard(Part):
     def hash(self) -> str:
         """sha256 of everything that can change a result; paths do not count."""
         data = self.model_dump(mode="json", exclude={"base", "notes", "citation"})
+        data["output"].pop("class_schema", None)
         return hashlib.sha256(
             json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
         ).hexdigest()

@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.schemas import spell_out
+
 CHANGES = (
     {"value": 0, "name": "unchanged", "color": "D9D9D9"},
     {"value": 1, "name": "changed", "color": "D7301F"},
@@ -69,7 +71,9 @@ class ModelOutput(Part):
     """What comes out."""
 
     classes: tuple[OutputClass, ...] = ()
-    """In the order of the network's channels; a backbone has none."""
+    """In the order of the network's channels, or ``schema:NAME``; none: a backbone."""
+    class_schema: str | None = None
+    """Name of the schema that `classes` came from; for messages, not hashed."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does. Numbers
     of a regression: default ``none``, or ``sigmoid`` for shares."""
@@ -116,12 +120,13 @@ class ModelOutput(Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        late = ("single", "take", "features", "reduction")
+        late = ("class_schema", "single", "take", "features", "reduction")
         return without(dump(self), *late, "bands", "multilabel", "thresholds")
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_numbers(cls, data: Any) -> Any:
+    def _spelled_out(cls, data: Any) -> Any:
+        data = spell_out(data)
         if not isinstance(data, dict):
             return data
         if data.get("bands"):

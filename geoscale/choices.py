@@ -26,6 +26,7 @@ class InferenceOptions(TypedDict, total=False):
     precision: str
     min_agreement: float
     device: str
+    tta: str
     in_flight: int
     accept_license: bool
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.options import RUNS
 from geoscale.sums import count_pixels
 from geoscale.types import Json
 
@@ -261,6 +262,9 @@ def _patches(plan: InferencePlan) -> str:
     )
     if most > 1.01 * least:
         text += f" to x{most:.2f}, the more processes run neighbouring blocks"
+    if plan.inference.tta != "none":
+        runs = RUNS[plan.inference.tta]
+        text += f"  each run {runs} times (tta {plan.inference.tta}): {runs} x the work"
     return text
 
 

@@ -9,9 +9,8 @@ from geoscale.changes import default_layers
 from geoscale.errors import CardError, JobError
 from geoscale.options import Change, Embedding, Output
 from geoscale.tasks.embedding import EMBEDDING, Embed
-from geoscale.tasks.labels import LABEL_OUTPUTS
+from geoscale.tasks.labels import LABELS
 from geoscale.tasks.regression import Regression
-from geoscale.tasks.segmentation import OUTPUTS
 
 MADE_BY = {
     "segmentation": "segmentation",
@@ -141,4 +140,5 @@ def complete_output(
 
 
 def _class_layers(card: ModelCard) -> tuple[str, ...]:
-    return LABEL_OUTPUTS if card.output.multilabel else OUTPUTS
+    plain = ("classes", "confidence", "scores")
+    return (*plain, LABELS) if card.output.multilabel else plain

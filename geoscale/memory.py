@@ -10,8 +10,8 @@ from pathlib import Path
 TILE_CACHE_BYTES = 128 * 2**20
 """Decoded tiles of source files that a process keeps, in bytes: what two rows of
 blocks share of six 16 bit bands over some 20,000 px."""
-COMPOSITE_BYTES = 128 * 2**20
-"""Most that all dates of a strip take while their median is made, in bytes."""
+COMPOSITE_BYTES = 32 * 2**20
+"""Most that all dates of some rows take while their median is made, in bytes."""
 SHARED_BYTES = 128 * 2**20
 """Scores of patches between blocks that a process keeps where patches are blended,
 in bytes: a row of 256 px patches with five classes over some 15,000 px."""

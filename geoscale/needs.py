@@ -54,6 +54,9 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     read = plan.lattice.read_window(plan.grid.middle())
     # a network of pairs holds what it made of one date while it looks at the other
     alive = ACTIVATIONS * (1 if plan.card.input.pair is None else 2)
+    if plan.inference.tta != "none":
+        # patches as they were turned, scores turned back, and their sum
+        alive += channels + 2 * classes
     need = project_block_memory(
         (channels, *read.shape),
         (classes, *core.shape),

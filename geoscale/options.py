@@ -19,6 +19,9 @@ from geoscale.patches import Merge
 Runtime = Literal["native", "auto", "torch", "compile", "openvino", "onnx"]
 Method = Literal["network", "classes", "cva", "irmad", "features"]
 Precision = Literal["float32", "bfloat16", "float16", "auto"]
+Turns = Literal["none", "flips", "rotations", "all"]
+RUNS = {"none": 1, "flips": 4, "rotations": 4, "all": 8}
+"""How often a network sees each patch, by what `Inference.tta` says."""
 
 SAY_MODEL = (
     "`model` is missing: name one, or find change without a model by `task: change` "
@@ -59,6 +62,9 @@ class Inference(BaseModel):
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", exclude=False)
     ] = "auto"
     """``cuda`` never falls back to the CPU."""
+    tta: Turns = "none"
+    """Test-time augmentation: scores are means over the patch and its mirror images
+    (``flips``), its rotations by quarters, or both (``all``): 4, 4 or 8 runs."""
     in_flight: Annotated[int, Field(ge=1, le=16)] | None = None
     """Blocks a process works on at a time, so that reading and writing overlap
     with inference; default: 2, but 1 where a CPU infers from local files: there
@@ -67,6 +73,11 @@ class Inference(BaseModel):
     accept_license: Annotated[bool, Field(exclude=True)] = False
     """Whether the user accepts a licence of the weights that is non-commercial or not
     known. Asked when the plan is made; no part of it."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # plans that say nothing of it keep the names that they have
+        return {k: v for k, v in dump(self).items() if (k, v) != ("tta", "none")}
 
     @property
     def is_measured(self) -> bool:
@@ -141,9 +152,10 @@ class Output(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: tuple[str, ...] | None = None
-    """Some of classes, confidence, scores; of several labels at once also labels; of a
-    regression its quantities; of embeddings embedding; of change: change,
-    probability, from_class, to_class. Default: all of these but scores of maps."""
+    """Some of classes, confidence, entropy, margin, scores; of several labels at once
+    also labels; of a regression its quantities; of embeddings embedding; of change:
+    change, probability, from_class, to_class. Default: classes, confidence; of all
+    other tasks all of these, but entropy and margin."""
     scores_dtype: Literal["uint8", "float16"] = "uint8"
     """How scores, and probabilities of change, are stored."""
     dtype: Literal["float32", "float16", "int8"] | None = None

@@ -135,8 +135,20 @@ def make_plan(  # noqa: PLR0913  (all by name)
         notes=tuple(_notes(source, card, (height, width), chosen, cell)),
         asked=asked if asked.is_measured else None,
     )
+    _check_turns(plan)
     plan.validate()
     return plan
+
+
+def _check_turns(plan: InferencePlan) -> None:
+    """Refuse to rotate patches that are longer than wide, before one is cut."""
+    height, width = plan.lattice.patch_shape
+    if height != width and plan.inference.tta in ("rotations", "all"):
+        raise PlanError(
+            f"`tta: {plan.inference.tta}` rotates patches by quarters, and those of "
+            f"this stack are {height} x {width} px, not square: say `tta: flips`, or "
+            f"choose `inference.patch` <= {min(height, width)}"
+        )
 
 
 def _group(

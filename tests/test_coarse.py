@@ -94,6 +94,31 @@ def test_invalid_cells_are_nodata_whatever_the_cut(tmp_path):
     assert 0 < want.sum() < want.size
 
 
+def test_turned_patches_give_cells_that_are_turned_back(tmp_path):
+    source, found = imagery(), []
+    for block in (32, 128):
+        _, data = run(
+            source, strided(tmp_path), tmp_path / f"{block}.zarr", block_px=block,
+            tta="all", output={"layers": ["scores"], "scores_dtype": "float16"},
+        )  # fmt: skip
+        found.append(data["scores"].values[0])
+    np.testing.assert_array_equal(*found)
+    x = np.where(source.valid[0], source.data[0], 0)[None, :, :64, :64]
+    net, turned = build(strided(tmp_path)), []
+    with torch.inference_mode():
+        for flip in (False, True):
+            for quarters in range(4):
+                y = torch.rot90(torch.from_numpy(x), quarters, (2, 3))
+                y = net(y.flip(3) if flip else y).softmax(1)
+                y = y.flip(3) if flip else y
+                turned.append(torch.rot90(y, -quarters, (2, 3)))
+    want = torch.stack(turned).mean(0)[0].numpy()
+    inside = np.isfinite(found[0][0])[2:14, 2:14]
+    far = np.abs(found[0][:, 2:14, 2:14] - want[:, 2:14, 2:14])[:, inside]
+    assert inside.any()
+    assert far.max() < 2e-3
+
+
 def scene_card(folder, **output):
     said = {"classes": classes(), **output}
     return make_card(folder, "Scene", "classification", said, size=16)

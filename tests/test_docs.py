@@ -64,8 +64,9 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    one, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    one, geotorch, pair = blocks(ROOT / "docs" / "models.md", "yaml")
     assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
+    assert ModelCard.from_dict(yaml.safe_load(geotorch)).output.channels == 3
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
 
 
@@ -73,9 +74,26 @@ def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
     scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
     card = ModelCard.from_dict(yaml.safe_load(scenes))
     assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
+    assert len(card.output.classes) == 19
     assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
     asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
     assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
+
+
+def test_the_page_of_schemas_names_them_all():
+    from geoscale.schemas import list_schemas
+
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert [name for name in list_schemas() if f"`{name}`" not in text] == []
+
+
+def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
+    layers, turns = blocks(ROOT / "docs" / "quality.md", "yaml")
+    path = tmp_path / "job.yaml"
+    path.write_text("imagery: {files: a.tif}\nmodel: ukis\n" + layers + turns)
+    job = load_job(path)
+    assert job.inference.tta == "flips"
+    assert job.output.layers[2:] == ("entropy", "margin")
 
 
 def test_the_job_of_the_change_page_is_a_job(tmp_path):

@@ -17,7 +17,7 @@ from geoscale.testing import FakePredictor, scene, toy_card
 
 
 def run_all(source, card, predictor, **inference):
-    output = Output(layers=("classes", "confidence", "scores"))
+    output = Output(layers=("classes", "confidence", "entropy", "margin", "scores"))
     plan = make_plan(
         source,
         card,
@@ -37,6 +37,8 @@ def run_all(source, card, predictor, **inference):
     whole = {
         "classes": np.zeros(shape, np.uint8),
         "confidence": np.zeros(shape, np.uint8),
+        "entropy": np.zeros(shape, np.uint8),
+        "margin": np.zeros(shape, np.uint8),
         "scores": np.zeros((classes, *shape), np.uint8),
     }
     counters = []

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from geoscale.card import ModelCard
     from geoscale.models.catalog import CatalogEntry
     from geoscale.models.check import Checked
+    from geoscale.schemas import Schema
 
 
 def describe_card(card: ModelCard) -> list[str]:
@@ -52,6 +53,8 @@ def describe_card(card: ModelCard) -> list[str]:
         "cite": card.citation or "the card names nothing to cite",
         "notes": card.notes or "",
     }
+    if card.output.bands:
+        rows["numbers"] = rows.pop("classes")
     if card.task == "backbone":
         rows["features"] = (
             f"{card.output.features} for every {card.output.reduction} x "
@@ -89,6 +92,31 @@ def describe_entry(entry: CatalogEntry) -> list[str]:
         entry.needs,
     ]
     return [f"{entry.name}  {entry.title}", "    " + "; ".join(t for t in told if t)]
+
+
+def describe_schema(schema: Schema, *, whole: bool) -> list[str]:
+    """Describe a class schema in a line, or with its source and classes.
+
+    Parameters
+    ----------
+    schema : Schema
+        The schema.
+    whole : bool
+        Whether to name its classes.
+
+    Returns
+    -------
+    list of str
+        Lines.
+    """
+    head = f"{schema.name:<20} {len(schema.classes):>2} classes  {schema.title}"
+    if not whole:
+        return [head]
+    shown = "\n".join(
+        f"{c['value']:>3}  #{c['color']} {c['title']}" for c in schema.classes
+    )
+    rows = {"source": schema.source, "colours": schema.colors, "classes": shown}
+    return [head, *(_wrap(key, text) for key, text in rows.items())]
 
 
 def describe_license(name: str | None, must_accept: bool = False) -> str:

@@ -120,7 +120,8 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
-            help="Card or STAC MLM Item (path, URL, hf:owner/name), or their folder."
+            help="Card or STAC MLM Item (path, URL, hf:owner/name), their folder, or "
+            "an ONNX file that carries its card."
         ),
     ],
     name: Annotated[
@@ -164,6 +165,29 @@ def add(
         raise typer.Exit(CardError.exit_code)
 
 
+@app.command("schemas", epilog="Example:  geoscale models schemas eurosat")
+def schemas(
+    name: Annotated[
+        str | None, typer.Argument(help="Schema to show; default: list all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the class schemas that a card may name, or show the classes of one."""
+    from geoscale.cli.cards import describe_schema
+    from geoscale.schemas import PREFIX, list_schemas, load_schema
+
+    names = list_schemas() if name is None else [name.removeprefix(PREFIX)]
+    found = [load_schema(one) for one in names]
+    if as_json:
+        told = [dataclasses.asdict(one) for one in found]
+        say_json(told if name is None else told[0])
+        return
+    for one in found:
+        say("\n".join(describe_schema(one, whole=name is not None)))
+    if name is None:
+        say("In a card:  output: {classes: schema:NAME}")
+
+
 @app.command(
     "export-mlm",
     epilog="Example:  geoscale models export-mlm s2-landcover-unet --to item.json",
@@ -189,6 +213,21 @@ def export_mlm(
         return
     to.write_text(json.dumps(item, indent=2), encoding="utf-8")
     say(to)
+
+
+@app.command("pack", epilog="Example:  geoscale models pack card.yaml --to own.onnx")
+def pack(
+    name: Name,
+    to: Annotated[Path, typer.Option("--to", help="ONNX file to write.")],
+) -> None:
+    """Put a card into its ONNX file, which then needs nothing beside it."""
+    from geoscale.models import find_card, resolve_weights
+    from geoscale.models.onnx_card import write_onnx_card
+
+    card = find_card(name)
+    write_onnx_card(card, resolve_weights(card)[0], to)
+    say(to)
+    say(f"    check it: geoscale models check {to}")
 
 
 def _write(name: str, card: ModelCard, found: Checked) -> str:

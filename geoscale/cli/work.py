@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from geoscale.clusters import Profile
     from geoscale.ending import RunReport
+    from geoscale.likeness import Likeness
     from geoscale.plans import InferencePlan
     from geoscale.zones import ZonePlans
 
@@ -92,7 +93,7 @@ def demo(
     raise typer.Exit(made.report.exit_code)
 
 
-def plan(
+def plan(  # noqa: PLR0913, PLR0917  (options of the command)
     job: JobFile,
     mpx_per_s: Annotated[
         float | None,
@@ -106,14 +107,21 @@ def plan(
         bool,
         typer.Option(help="Measure here what the job leaves open."),
     ] = True,
+    look: Annotated[
+        bool,
+        typer.Option(
+            "--check-values",
+            help="Read some places and hold their values against the model's card.",
+        ),
+    ] = False,
     trust_code: Trust = False,
     accept_license: Accept = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job and say what it will read, run and write.
 
-    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, or finds
-    change by statistics of the whole area.
+    Reads no pixel, unless the job says `runtime: auto` or `precision: auto`, finds
+    change by statistics of the whole area, or --check-values is given.
     """
     from geoscale.launch import allowed_worker_bytes
 
@@ -121,8 +129,12 @@ def plan(
         job, measure=measure, trust_code=trust_code, accept_license=accept_license
     )
     allowed = allowed_worker_bytes(None)
+    values: list[str] = []
+    more: dict[str, Any] = {}
+    if look:
+        made, values, more = _check_values(made)
     if as_json:
-        say_json(_plan_data(made, output))
+        say_json(_plan_data(made, output) | more)
         return
     say(
         made.explain(
@@ -130,6 +142,8 @@ def plan(
         )
     )
     say(f"  output   {output}")
+    for line in values:
+        say(f"  values   {line}")
     made.validate(allowed_bytes=allowed)
 
 
@@ -236,11 +250,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue.
-
-    Of an output on a coarser grid (scene classes, embeddings) a file whose name ends in
-    .parquet gets its cells, with all layers.
-    """
+    """Write a finished map as GeoTIFFs with a STAC catalogue, or cells as .parquet."""
     from geoscale import outputs
 
     if to.suffix == ".parquet":
@@ -269,6 +279,25 @@ def _settle(
 
     say("measuring what the job leaves open …", err=True)
     return api.prepare(made, output, client=client, shard=part, trust_code=trust_code)
+
+
+def _check_values(made: Plans) -> tuple[Plans, list[str], dict[str, Any]]:
+    """Check the values of a plan; of several zones, those of the first."""
+    from geoscale.values import check_values, describe_values
+    from geoscale.zones import ZonePlans
+
+    if not isinstance(made, ZonePlans):
+        checked, found = check_values(made)
+        return checked, describe_values(found), _as_data(found)
+    zone = next(iter(made))
+    found = check_values(made[zone])[1]
+    told = () if found is None else found.warnings
+    lines = [f"zone {zone}, for all", *describe_values(found), *told]
+    return made, lines, _as_data(found)
+
+
+def _as_data(found: Likeness | None) -> dict[str, Any]:
+    return {"values": None if found is None else dataclasses.asdict(found)}
 
 
 def _plan(

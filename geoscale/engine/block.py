@@ -17,6 +17,7 @@ from geoscale.engine.failures import classify, describe
 from geoscale.engine.one_pass import OnePass
 from geoscale.engine.patchwork import Timer
 from geoscale.engine.shared import SharedScores
+from geoscale.engine.strange import Strangeness
 from geoscale.errors import BlockError
 from geoscale.faults import point
 from geoscale.passes import BlockTask, Pass, PassTask
@@ -193,13 +194,14 @@ def infer_block(
     assert fold is not None or len(task.passes) == 1, "scores of passes need a fold"
     counters: Counter[str] = Counter()
     told: list[list[Any]] = []
-    dates = Dates(kernel, task)
+    dates, strange = Dates(kernel, task), Strangeness(kernel, task)
     layers: dict[str, Array] = {}
     for number, steps in enumerate(task.passes):
         with timer("read"):
             pixels = kernel.source.read(task.read, steps)
             _check_pixels(kernel, task, steps, pixels)
             dates.add(pixels)
+            strange.add(pixels)
         told += [[m.item, list(m.bands), m.why] for m in pixels.missing]
         one = OnePass(kernel, task, steps, timer)
         if fold is None:
@@ -214,7 +216,8 @@ def infer_block(
         with timer("finish"):
             layers, keep = fold.finish()
         counters["valid_px"] = int(keep.sum())
-    found: dict[str, Any] = {**counters, "core_px": task.core.size, **dates.tell()}
+    found: dict[str, Any] = {**counters, "core_px": task.core.size}
+    found |= dates.tell() | strange.tell()
     return layers | dates.layers(), (found | {"missing": told} if told else found)
 
 

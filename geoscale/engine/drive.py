@@ -17,6 +17,7 @@ from geoscale.engine.dates import list_unclear
 from geoscale.engine.failures import AUTH, LOST, PROCESS, RUN
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.engine.stopping import Stop
+from geoscale.engine.strange import warn_if_strange
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
 from geoscale.plans import InferencePlan
@@ -69,6 +70,8 @@ class Tally:
     """Attempts in a row that ended because credentials were refused."""
     missing: set[tuple[str, ...]] = field(default_factory=set)
     """Item and bands of assets that could not be had, by any run."""
+    strange: int = 0
+    """Blocks of this run that are far from what the network was trained on."""
     started: float = field(default_factory=time.monotonic)
     """When, in seconds of a monotonic clock."""
 
@@ -101,6 +104,8 @@ class Tally:
             self.patches += int(outcome.stats["patches"])
             self.refused = 0
             self.note_missing(outcome.stats)
+            self.strange += int(outcome.stats.get("strange", 0))
+            warn_if_strange(self.computed, self.strange, self.total)
             return
         self.failures += 1
         self.refused = self.refused + 1 if outcome.kind == AUTH else 0

@@ -3,7 +3,7 @@
 A name is one of this project's own cards, ``ukis-csmask-…``, any weight of torchgeo
 (``torchgeo:Unet_Weights.NAME``), one that the user added, a Hugging Face repository
 (``hf:owner/name``), or the path or URL of a card or of a STAC Item with the MLM
-extension.
+extension, or the path of an ONNX file that carries its card.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from geoscale.card import ModelCard
 from geoscale.errors import CardError
 from geoscale.models.fetch import fetch_bytes
 from geoscale.models.mlm import is_item, read_item
+from geoscale.models.onnx_card import SUFFIX as ONNX
+from geoscale.models.onnx_card import read_onnx_card
 from geoscale.models.shelf import SUFFIXES, list_shelf
 from geoscale.models.torchgeo_cards import TORCHGEO, torchgeo_card
 from geoscale.models.ukis import UKIS, ukis_card
@@ -226,7 +228,7 @@ def find_card(  # noqa: PLR0911  (a line for each kind of name)
     shelf = list_shelf()
     if text in shelf:
         return ModelCard.from_file(shelf[text])
-    if text.endswith(SUFFIXES) or isinstance(name, Path):
+    if text.endswith((*SUFFIXES, ONNX)) or isinstance(name, Path):
         return read_card(Path(text))
     known = [*own, *shelf, *UKIS, *(f"torchgeo:{n}" for n in TORCHGEO)]
     hint = suggest(text, known) or f"; known are {', '.join(known)}"
@@ -241,7 +243,7 @@ def read_card(path: Path) -> ModelCard:
     Parameters
     ----------
     path : Path
-        YAML or JSON.
+        YAML or JSON, or an ONNX file that carries a card.
 
     Returns
     -------
@@ -253,6 +255,8 @@ def read_card(path: Path) -> ModelCard:
     CardError
         If it is missing or neither of them.
     """
+    if path.suffix.lower() == ONNX:
+        return read_onnx_card(path)
     if path.suffix.lower() == ".json":
         data = read_yaml(path, "model card", CardError)
         if is_item(data):
@@ -307,6 +311,8 @@ def _own_cards() -> dict[str, Path]:
 def _fetch_card(url: str) -> ModelCard:
     """Read a card from the web; its relative weights lie beside it there."""
     where = redact(url)
+    if urlsplit(url).path.lower().endswith(ONNX):
+        raise CardError(f"{where} is a network: download it, and name the file")
     try:
         body = fetch_bytes(url, LARGEST_BYTES + 1)
     except (OSError, HTTPException) as err:

@@ -6,12 +6,21 @@ torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from geoscale.card import ModelCard
-from geoscale.types import Array, CanvasSpec, ChangeSpec, PixelSpec
+from geoscale.tasks.sureness import (
+    ENTROPY,
+    STEPS,
+    SureSpec,
+    entropy_scale,
+    make_table,
+)
+from geoscale.types import Array, CanvasSpec, ChangeSpec, LayerSpec, PixelSpec
 from geoscale.windows import Window
 
 # dtypes that torch takes as they are; others become float32 on the host
@@ -198,6 +207,7 @@ def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
         best.masked_fill_(plane > top, value)
         torch.maximum(top, plane, out=top)
     made = {"classes": best.masked_fill_(holes, layers.nodata)}
+    made |= {name: quantise(plane) for name, plane in _sureness(scores, layers)}
     if layers.confidence:
         made["confidence"] = quantise(top)
     if layers.scores == "uint8":
@@ -207,3 +217,45 @@ def finish(scores: Tensor, keep: Tensor, spec: CanvasSpec) -> dict[str, Tensor]:
     elif layers.scores:
         made["scores"] = scores.masked_fill_(holes, torch.nan).to(torch.float16)
     return made
+
+
+def _sureness(scores: Tensor, layers: LayerSpec) -> Iterator[tuple[str, Tensor]]:
+    """Give each layer that says how sure the scores are, before it is rounded."""
+    if not isinstance(layers, SureSpec):
+        return
+    for name in layers.sure:
+        if name == ENTROPY:
+            yield name, _entropy(scores, shared=layers.shared)
+        else:
+            yield name, _margin(scores)
+
+
+def _entropy(scores: Tensor, *, shared: bool) -> Tensor:
+    """As `geoscale.tasks.sureness.put_entropy`, before it is rounded."""
+    device, count = scores.device, len(scores)
+    table = torch.from_numpy(make_table()).to(device)
+    total = torch.zeros(scores.shape[1:], dtype=torch.int32, device=device)
+    whole = none = None
+    if not shared:
+        whole = torch.zeros(scores.shape[1:], device=device)
+        for plane in scores:
+            whole += plane
+        none = whole <= 0
+        whole.masked_fill_(none, 1)
+    for plane in scores:
+        share = plane if whole is None else plane / whole
+        if none is not None:
+            share = share.masked_fill(none, 1 / count)
+        # NaN is told of when the block is fetched; as an index it would end the device
+        steps = share.nan_to_num(0).clamp_(0, 1).mul_(STEPS).round_()
+        total += table[steps.to(torch.int64)]
+    return total.to(torch.float32).mul_(float(entropy_scale(count)))
+
+
+def _margin(scores: Tensor) -> Tensor:
+    """As `geoscale.tasks.sureness.put_margin`, before it is rounded."""
+    top, second = scores[0].clone(), torch.full_like(scores[0], -torch.inf)
+    for plane in scores[1:]:
+        torch.maximum(second, torch.minimum(top, plane), out=second)
+        torch.maximum(top, plane, out=top)
+    return top.sub_(second)

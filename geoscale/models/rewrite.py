@@ -11,6 +11,7 @@ import yaml
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError
+from geoscale.models.onnx_card import SUFFIX, read_onnx_card, write_onnx_card
 
 
 def write_context(path: Path, *, halo: int, alignment: int) -> None:
@@ -19,7 +20,7 @@ def write_context(path: Path, *, halo: int, alignment: int) -> None:
     Parameters
     ----------
     path : Path
-        YAML or JSON card.
+        YAML or JSON card, or an ONNX file that carries one.
     halo, alignment : int
         In px.
 
@@ -29,6 +30,11 @@ def write_context(path: Path, *, halo: int, alignment: int) -> None:
         If the file is no card, cannot be written, or would be none afterwards (a
         halo as wide as the patch).
     """
+    if path.suffix.lower() == SUFFIX:
+        data = read_onnx_card(path).to_dict()
+        data["input"].setdefault("patch", {}).update(alignment=alignment, halo=halo)
+        write_onnx_card(ModelCard.from_dict(data, where=str(path)), path, path)
+        return
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as err:

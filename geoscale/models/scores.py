@@ -145,7 +145,7 @@ def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) 
         raise CardError(
             f"model `{card.name}` gave shape {got} for input {given}, expected "
             f"{wanted} (n, class, y, x); check {_what(card)} of the card, and that "
-            f"the network {_keeps(card)}"
+            f"the network {_keeps(card)}{_say_schema(got, card)}"
         )
 
 
@@ -162,6 +162,14 @@ def _keeps(card: ModelCard) -> str:
     if step == "patch":
         return "gives one result for a patch, (n, k); else say `output.reduction`"
     return f"gives one place for {step} x {step} px, as `output.reduction` says"
+
+
+def _say_schema(got: tuple[int, ...], card: ModelCard) -> str:
+    """Name both numbers, where a schema has other classes than the network."""
+    name, count = card.output.class_schema, len(card.output.classes)
+    if name is None or len(got) < 2 or got[1] == count:
+        return ""
+    return f"; schema `{name}` has {count} classes, the network gives {got[1]}"
 
 
 def check_finite(scores: Float, patches: Float, precision: str) -> None:

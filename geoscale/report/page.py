@@ -292,6 +292,9 @@ def _tiles(levels: list[Level], ledger: Ledger, final: Json | None, time: int) -
         if mean is not None:
             yield "mean confidence", f"{mean:.2f}"
     yield "blocks", f"{len(ledger.done):,}"
+    if "strange" in ledger.totals:
+        count = int(ledger.totals["strange"])
+        yield "unlike training pixels", f"{count:,} block{'s' * (count != 1)}"
     if final is not None:
         yield "objects verified", f"{final.get('verified_objects', 0):,}"
 

@@ -1,7 +1,7 @@
 """Composite: several dates to one image, over the pixels that show the ground.
 
-Dates are read one after the other and let go. A median needs all of them; it is made
-strip by strip, so that memory is bounded whatever the number of dates.
+Dates are read one after the other and let go. A median needs all of them: what memory
+is not to hold lies in a temporary file meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from geoscale.sources.reducing import (
     NO_COUNT,
     Image,
     Seen,
-    cut_rows,
     find_ndvi,
     take_first,
     take_greenest,
@@ -220,51 +219,23 @@ class CompositeSource:
         missing: dict[tuple[str, ...], Missing],
     ) -> None:
         steps, method = self._order(period), self.recipe.method
-        if method == "median":
-            self._make_median(steps, window, image, missing)
-            return
         dates = (self._observe(step, window, missing) for step in steps)
-        if method == "mean":
+        if method == "median":
+            take_median(dates, len(steps), image)
+        elif method == "mean":
             take_mean(dates, image)
         elif self._ndvi is not None:
             take_greenest(dates, self._ndvi, image)
         else:
             take_first(dates, image)
 
-    def _make_median(
-        self,
-        steps: Sequence[int],
-        window: Window,
-        image: Image,
-        missing: dict[tuple[str, ...], Missing],
-    ) -> None:
-        """Median of strips; a model judges many strips of a date at once, as bits."""
-        width, bands = window.shape[1], len(self.base.bands)
-        values = len(steps) * bands * width * 8
-        for part, rows in cut_rows(window, len(steps) * width // 8):
-            whole, kept = image.rows(rows), {}
-            if self.sky is not None:
-                kept = {
-                    s: np.packbits(self._judge_step(s, part, missing)) for s in steps
-                }
-            for strip, inner in cut_rows(part, values):
-                dates = []
-                for step in steps:
-                    clear = None
-                    if step in kept:
-                        bits = np.unpackbits(kept[step], count=part.size)
-                        clear = bits.view(bool).reshape(part.shape)[inner]
-                    dates.append(self._observe(step, strip, missing, clear))
-                take_median(dates, whole.rows(inner))
-
     def _observe(
         self,
         step: int,
         window: Window,
         missing: dict[tuple[str, ...], Missing],
-        clear: Bool | None = None,
     ) -> Seen:
-        """Bands of one date, and where they are clear, which may be known already."""
+        """Bands of one date, and where they are clear."""
         by = self.recipe.mask.dilate if self.recipe.mask and self._has_band else 0
         wide = window.grow(by).clip(self.base.target.shape)
         found = self.base.read(wide, [step])
@@ -277,8 +248,7 @@ class CompositeSource:
             seen = (valid & ~grow(unclear, by))[inner]
             return Seen(values[(slice(-1), *inner)], seen, valid[inner], day)
         if self.sky is not None:
-            if clear is None:
-                clear = self._judge_step(step, window, missing)
+            clear = self._judge_step(step, window, missing)
             return Seen(values, valid & clear, valid, day)
         return Seen(values, valid, valid, day)
 

@@ -6,7 +6,8 @@ their number: a sum, the best so far, a count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,15 +16,14 @@ import numpy as np
 from geoscale.bands import common_name
 from geoscale.errors import SourceError
 from geoscale.memory import COMPOSITE_BYTES
+from geoscale.sources.spilling import Spilled
 from geoscale.types import Array, Bool, Layer
-from geoscale.windows import Window
 
 LayerName = Literal["observations", "observed"]
 """``observations``: how many dates show a pixel clearly; ``observed``: the day of the
 one that was taken."""
 NO_COUNT = 65535
 """Stored in both where there is nothing to tell."""
-LEAST_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,48 +74,54 @@ class Image:
             np.copyto(self.day, np.uint16(seen.day), where=where)
 
 
-def cut_rows(window: Window, row_bytes: int) -> Iterator[tuple[Window, slice]]:
-    """Cut a window into strips of which all dates fit into memory.
-
-    Parameters
-    ----------
-    window : Window
-        What is cut.
-    row_bytes : int
-        What all dates of one row take.
-
-    Yields
-    ------
-    Window, slice
-        Each strip, and which rows of the window it is.
-    """
-    rows = max(LEAST_ROWS, COMPOSITE_BYTES // max(1, row_bytes))
-    for y in range(window.y0, window.y1, rows):
-        strip = Window(y, window.x0, min(y + rows, window.y1), window.x1)
-        yield strip, slice(strip.y0 - window.y0, strip.y1 - window.y0)
-
-
-def take_median(dates: Sequence[Seen], image: Image) -> None:
+def take_median(dates: Iterable[Seen], number: int, image: Image) -> None:
     """Take the median of the clear values; of an even number the mean of the middle.
 
+    Each date is asked for once. Those that are more than memory is to hold are kept in
+    a temporary file, and the median is made of some rows at a time.
+
     Parameters
     ----------
-    dates : sequence of Seen
-        All of them.
+    dates : iterable of Seen
+        One after the other.
+    number : int
+        How many they are.
     image : Image
         Is filled.
     """
-    for seen in dates:
-        image.note(seen)
-    values = np.stack([seen.values for seen in dates]).astype(np.float32)
-    clear = np.stack([seen.clear for seen in dates])
+    bands, height, width = image.data.shape
+    # as they are, as floats, and where they are clear
+    rows = COMPOSITE_BYTES // max(1, number * width * (8 * bands + 2))
+    if rows >= height:
+        found = list(dates)
+        for seen in found:
+            image.note(seen)
+        values = np.stack([seen.values for seen in found])
+        _take_middle(values, np.stack([seen.clear for seen in found]), image)
+        return
+    with ExitStack() as stack:
+        kept = None
+        for seen in dates:
+            image.note(seen)
+            if kept is None:
+                kept = stack.enter_context(Spilled(image.data.shape, seen.values.dtype))
+            kept.add(seen.values, seen.clear)
+        assert kept is not None, "a period has a date"
+        for start in range(0, height, max(1, rows)):
+            some = slice(start, min(start + max(1, rows), height))
+            _take_middle(*kept.rows(some), image.rows(some))
+
+
+def _take_middle(values: Array, clear: Bool, image: Image) -> None:
+    """Median of (date, band, y, x) where (date, y, x) is clear."""
+    values = values.astype(np.float32)
     # what is not clear sorts to the end: the middle of the others is found by number
     np.copyto(values, np.inf, where=~clear[:, None])
     values.sort(axis=0)
     count = clear.sum(axis=0)
     some = count > 0
     for side in (np.maximum(count - 1, 0) // 2, count // 2):
-        at = np.minimum(side, len(dates) - 1)[None, None]
+        at = np.minimum(side, len(values) - 1)[None, None]
         at = np.broadcast_to(at, (1, *image.data.shape))
         picked = np.take_along_axis(values, at, 0)[0]
         image.data[:] += np.where(some, picked, 0) * np.float32(0.5)

@@ -204,7 +204,8 @@ def change_probability(before: Float, after: Float, prior: float = 0.5) -> Float
     ----------
     .. [1] Bruzzone & Serpico 1997, "An iterative technique for the detection of
        land-cover transitions in multitemporal remote-sensing images",
-       doi:10.1109/36.602528, for the joint use of both dates' posteriors.
+       IEEE Trans. Geosci. Remote Sens. 35(4), for the joint use of both dates'
+       posteriors.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -15,10 +16,18 @@ from geoscale.tasks.stored import (
     quantise,
     quantised_layer,
 )
+from geoscale.tasks.sureness import (
+    ENTROPY,
+    MARGIN,
+    SURENESS,
+    SureSpec,
+    put_entropy,
+    put_margin,
+)
 from geoscale.types import Array, Bool, Float, Layer, LayerSpec
 from geoscale.words import suggest
 
-OUTPUTS = ("classes", "confidence", "scores")
+OUTPUTS = ("classes", "confidence", ENTROPY, MARGIN, "scores")
 """Layers that can be asked for."""
 
 # strips of so many pixels stay in a core's cache from step to step
@@ -61,6 +70,8 @@ class Segmentation:
         self._scores_dtype = scores_dtype
         self._values = np.array([c.value for c in card.output.classes], np.uint8)
         self._plain = np.array_equal(self._values, np.arange(len(self._values)))
+        # softmax, or a class and what is left of it
+        self._shared = card.output.activation == "softmax" or card.output.single
         self._card = card
 
     @property
@@ -72,6 +83,7 @@ class Segmentation:
                 "confidence", "score of the class in the map"
             ),
             "scores": self._score_layer(),
+            **{name: quantised_layer(name, told) for name, told in SURENESS.items()},
         }
         return tuple(made[name] for name in OUTPUTS if name in self._outputs)
 
@@ -101,18 +113,23 @@ class Segmentation:
     @property
     def on_device(self) -> LayerSpec:
         """What `finish` does, for a device that does it itself."""
-        return LayerSpec(
+        spec = LayerSpec(
             values=tuple(int(v) for v in self._values),
             confidence="confidence" in self._outputs,
             scores=self._scores_dtype if "scores" in self._outputs else "",
             steps=QUANTA,
             nodata=NODATA,
         )
+        sure = tuple(name for name in SURENESS if name in self._outputs)
+        if not sure:
+            return spec
+        return SureSpec(**asdict(spec), sure=sure, shared=self._shared)
 
     def _make_empty(self, shape: tuple[int, ...]) -> dict[str, Array]:
         made: dict[str, Array] = {"classes": np.empty(shape[1:], np.uint8)}
-        if "confidence" in self._outputs:
-            made["confidence"] = np.empty(shape[1:], np.uint8)
+        for name in ("confidence", *SURENESS):
+            if name in self._outputs:
+                made[name] = np.empty(shape[1:], np.uint8)
         if "scores" in self._outputs:
             made["scores"] = np.empty(shape, self._scores_dtype)
         return made
@@ -131,6 +148,10 @@ class Segmentation:
         holes = np.negative((~valid).view(np.uint8))
         values = best if self._plain else self._values[best]
         np.bitwise_or(values, holes, out=out["classes"])
+        if ENTROPY in out:
+            put_entropy(scores, holes, out[ENTROPY], shared=self._shared)
+        if MARGIN in out:
+            put_margin(scores, holes, out[MARGIN])
         if "confidence" in out:
             quantise(top, holes, out["confidence"])
         if "scores" not in out:

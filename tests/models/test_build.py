@@ -107,6 +107,16 @@ def test_a_wrong_card_is_refused_before_any_pixel(
         get_predictor(write_card(tmp_path, **change), CPU)
 
 
+@pytest.mark.parametrize(
+    ("sensor", "said"),
+    [("sentinel2", "did you mean `sentinel-2`"), ("spot", "by their common names")],
+)
+def test_an_unknown_sensor_is_named(tmp_path: Path, sensor: str, said: str) -> None:
+    spec = {"bands": ["B4", "B8"], "sensor": sensor, "patch": {"size": 16}}
+    with pytest.raises(CardError, match=rf"sensor `{sensor}` is not known.*{said}"):
+        write_card(tmp_path, input=spec)
+
+
 def test_wrong_channels_of_the_network_are_named(tmp_path: Path) -> None:
     card = write_card(tmp_path, architecture_args={"in_channels": 5})
     with pytest.raises(WeightsError, match=r"`conv\.weight` is \(2, 2, 1, 1\) in the"):

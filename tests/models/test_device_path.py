@@ -29,7 +29,7 @@ from tests.support import cards
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-LAYERS = ("classes", "confidence", "scores")
+LAYERS = ("classes", "confidence", "entropy", "margin", "scores")
 
 
 def make_card(**more: Any) -> ModelCard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import weakref
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoscale.errors import JobError, SourceError
+from geoscale.engine.failures import classify
+from geoscale.errors import JobError, SourceError, StoppedError
 from geoscale.sources import open_source, reducing, source_from_spec
 from geoscale.sources.clear import Mask, grow
+from geoscale.sources.gdal import COUNTS
 from geoscale.sources.periods import find_periods, parse_period
 from geoscale.sources.raster import RasterSource
+from geoscale.sources.tiles import TILES
 from geoscale.windows import Window
 
 HEIGHT, WIDTH, DATES = 90, 70, 7
@@ -119,13 +123,43 @@ def test_it_is_what_numpy_makes_of_the_clear_pixels(season, method, monkeypatch)
     if method == "nearest":
         # the middle of all is a bit after the fourth date
         assert source.periods[0].middle.startswith("2024-04-10")
-    monkeypatch.setattr(reducing, "COMPOSITE_BYTES", 1)  # strips of the least height
+    monkeypatch.setattr(reducing, "COMPOSITE_BYTES", 1)  # one row at a time
     got = source.read(whole(source), [0])
     wanted, some = expect(data, scl, method)
     assert (got.valid[0] == some).all()
     assert not some[:6, :9].any()
     assert got.data.dtype == source.dtype
     assert (got.data[0] == wanted).all()
+
+
+def test_dates_that_memory_does_not_hold_are_read_once(season, monkeypatch):
+    """Whatever the number of strips of which the median is made."""
+    read = []
+    for most in (2**30, 1):
+        monkeypatch.setattr(reducing, "COMPOSITE_BYTES", most)
+        TILES.value.clear()
+        before = COUNTS.tiles, COUNTS.reads
+        source = open_composite(season[0], "median")
+        got = source.read(whole(source), [0])
+        read.append((COUNTS.tiles - before[0], COUNTS.reads - before[1], got))
+    (tiles, reads, here), (again, more, spilled) = read
+    assert (tiles, reads) == (again, more)
+    assert here.data.tobytes() == spilled.data.tobytes()
+
+
+def test_no_room_for_the_dates_of_a_median_says_where(season, monkeypatch):
+    monkeypatch.setattr(reducing, "COMPOSITE_BYTES", 1)
+    source = open_composite(season[0], "median")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
+    try:
+        with pytest.raises(
+            StoppedError, match=r"cannot be kept in .*set TMPDIR"
+        ) as err:
+            source.read(whole(source), [0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert classify(err.value) == "run"
 
 
 @settings(max_examples=25, deadline=None)
