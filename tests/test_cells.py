@@ -74,6 +74,21 @@ def test_cells_have_classes_labels_and_scores(folder, labelled, capsys):
     np.testing.assert_array_equal(middle.y, data.y.values[table.row])
 
 
+def test_a_table_made_in_small_parts_is_the_same(folder, labelled, monkeypatch):
+    import pyarrow.parquet as pq
+
+    from geoscale.results import cells, files
+
+    whole = cells.write_cells(labelled[0], folder / "whole.parquet")
+    monkeypatch.setattr(cells, "MOST_PX", 2)
+    monkeypatch.setattr(files, "GROUP_BYTES", 1)
+    parts = cells.write_cells(labelled[0], folder / "parts.parquet")
+    assert pq.ParquetFile(parts).num_row_groups > 5
+    keys = [("row", "ascending"), ("column", "ascending")]
+    one, two = (pq.read_table(path).sort_by(keys) for path in (whole, parts))
+    assert one.equals(two)
+
+
 def test_cells_of_pixels_are_refused(folder, capsys):
     bands = [{"name": "height", "units": "m"}]
     card = make_card(folder, "Numbers", "regression", {"bands": bands}, size=32, halo=1)

@@ -25,9 +25,11 @@ from geoscale.words import redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS_PX = 1 << 16
-"""Numbers of one layer that are looked at together, about, so that memory is bounded
-however many features there are."""
+MOST_NUMBERS = 1 << 24
+"""Numbers of one layer that are read together, most, so that memory is bounded however
+many features there are."""
+MOST_PX = 256
+"""Height and width of what is read together, in cells, most."""
 BOX = ("xmin", "ymin", "xmax", "ymax")
 _SINGLE = ("classes", "change")
 
@@ -130,9 +132,10 @@ def _iter_batches(
 
     group: Any = zarr.open_group(find_store(url), mode="r", zarr_format=3)
     deepest = max(layer.classes or 1 for layer in template.layers)
-    step = max(1, int((ROWS_PX / deepest) ** 0.5))
-    # whole chunks, where they are smaller: each is decoded once
-    step = max(template.chunk_px, step // template.chunk_px * template.chunk_px)
+    step = max(1, min(MOST_PX, int((MOST_NUMBERS / deepest) ** 0.5)))
+    if step > template.chunk_px:
+        # whole chunks: each is decoded once
+        step = step // template.chunk_px * template.chunk_px
     for time in range(len(template.times)):
         for window in iter_windows(template.shape, step):
             area = (slice(window.y0, window.y1), slice(window.x0, window.x1))
