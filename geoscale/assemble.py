@@ -29,6 +29,7 @@ from geoscale.models.held_detector import HeldDetector
 from geoscale.models.runtimes import AnyPredictor
 from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
+from geoscale.passes import PassTask
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
@@ -39,11 +40,14 @@ from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
 from geoscale.supply import at_hand
 from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
+from geoscale.tasks.embedding import Embed
+from geoscale.tasks.labels import Labels
 from geoscale.tasks.objects import Objects
+from geoscale.tasks.regression import Regression
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.tasks.vote import Vote
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source
+from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source, Task
 from geoscale.windows import Window
 from geoscale.words import redact
 
@@ -113,14 +117,13 @@ def make_map_sink(plan: InferencePlan, url: str) -> ZarrSink:
     ZarrSink
         One shard per block and layer.
     """
-    block, chunk = plan.inference.block, plan.output.chunk
-    assert block is not None
+    chunk = plan.output.chunk
     assert chunk is not None
     template = OutputTemplate(
-        geobox=plan.geobox,
+        geobox=plan.stored_geobox,
         times=plan.times,
         layers=(*make_task(plan).layers, *list_extra(plan)),
-        block_px=block,
+        block_px=plan.stored_block,
         chunk_px=chunk,
         classes=plan.card.output.classes if plan.change is None else CHANGE_CLASSES,
         compared=_compared(plan),
@@ -163,13 +166,18 @@ def list_extra(plan: InferencePlan) -> tuple[Layer, ...]:
     return describe_layers(names, sum(len(steps) for steps in passes))
 
 
-def make_task(
-    plan: InferencePlan,
-) -> Segmentation | NetworkChange | ClassChange | Vote | Objects:
+def make_task(plan: InferencePlan) -> Task | PassTask:  # noqa: PLR0911  (one for each)
     """Task that finishes a plan's scores."""
     change, stored = plan.change, plan.output.scores_dtype
     if plan.card.output.detection is not None:
         return Objects()
+    if plan.embedding is not None:
+        chosen, dtype = plan.embedding, plan.output.dtype or "float16"
+        return Embed(plan.card, chosen.components, chosen.numbers, dtype=dtype)
+    if plan.card.output.bands:
+        return Regression(plan.card, plan.layers, plan.output.dtype or "float32")
+    if plan.card.output.multilabel:
+        return Labels(plan.card, plan.layers, stored)
     if plan.votes:
         return Vote(plan.card, plan.layers, stored)
     if change is None:

@@ -101,7 +101,7 @@ def resolve_change(
     Parameters
     ----------
     task : str or None
-        ``segmentation``, ``change`` or ``detection``; None: what the card is for.
+        A `geoscale.card.TaskName`; None: what the card is for.
     asked : Change or None
         What the user chose.
     card : ModelCard
@@ -122,7 +122,15 @@ def resolve_change(
     if "detection" in (task, card.task):
         _check_detection(task, asked, card)
         return None
-    if (task or card.task) == "segmentation":
+    wanted = task or card.task
+    if wanted in ("embedding", "backbone", "regression", "classification"):
+        if asked is not None:
+            raise JobError(
+                f"`change` says how change is found, but the task is {wanted}; leave "
+                "it out, or choose a model for segmentation or change"
+            )
+        return None
+    if wanted == "segmentation":
         if asked is not None:
             raise JobError(
                 "`change` says how change is found, but the task is segmentation; say "

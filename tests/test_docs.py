@@ -81,6 +81,16 @@ def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
     assert network.backbone.body.conv1.in_channels == card.input.channels
 
 
+def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
+    scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
+    card = ModelCard.from_dict(yaml.safe_load(scenes))
+    assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
+    assert len(card.output.classes) == 19
+    assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
+    asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
+    assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
+
+
 def test_the_page_of_schemas_names_them_all():
     from geoscale.schemas import list_schemas
 

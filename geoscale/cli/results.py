@@ -23,7 +23,7 @@ def export(
         Path,
         typer.Option(
             "--to",
-            help="Folder; or a .parquet, .gpkg, .geojson, .fgb for objects.",
+            help="Folder; a CELLS.parquet; .gpkg, .geojson, .fgb for objects.",
         ),
     ],
     layer: Annotated[
@@ -37,16 +37,22 @@ def export(
 ) -> None:
     """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue.
 
-    Of a detector: its objects, as a file of polygons.
+    With a file CELLS.parquet: its cells as polygons. Of a detector: its objects.
     """
     from geoscale import outputs
+    from geoscale.errors import JobError
+    from geoscale.results.cells import write_cells
     from geoscale.results.objects import export_objects
     from geoscale.sinks.vector import has_objects
 
     if has_objects(output):
         paths = export_objects(output, to, min_score=min_score)
+    elif to.suffix == ".parquet":
+        if layer:
+            raise JobError("cells have columns for all layers; leave --layer out")
+        paths = [write_cells(output, to)]
     else:
-        paths = outputs.export(output, to, layers=tuple(layer or ("classes",)))
+        paths = outputs.export(output, to, layers=tuple(layer) if layer else None)
     if as_json:
         say_json({"files": [str(path) for path in paths]})
     else:

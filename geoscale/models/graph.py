@@ -39,6 +39,8 @@ class Scores(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Score patches, (n, channel, y, x) → (n, class, y, x), contiguous."""
         logits = take_tensor(self._call(x), self._card.output.take)
+        if logits.ndim == 2:  # one result for the whole patch
+            logits = logits[:, :, None, None]
         # a traced graph has one shape, which was checked before
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
             check_logits(tuple(logits.shape), tuple(x.shape), self._card)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from geoscale.admission import refuse_backbone
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, PlanError
 from geoscale.models.build import build_module
@@ -192,7 +191,6 @@ def load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
 
 
 def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
-    refuse_backbone(card)
     _refuse_detector(card)
     patch = check_patch(card, settings)
     path, sha256 = resolve_weights(card, expected_sha256=settings.expected_sha256)
