@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from geoscale.assemble import make_sink
+from geoscale.cells import draw_cell
 from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
@@ -15,6 +16,7 @@ from geoscale.engine.journal import Journal
 from geoscale.launch import wait_for_workers
 from geoscale.plans import InferencePlan
 from geoscale.sinks.overviews import write_overviews
+from geoscale.sinks.thumbnail import draw_thumbnail
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.types import Json
 from geoscale.words import redact
@@ -73,6 +75,8 @@ class RunReport:
     """Assets that could not be had, whose pixels are nodata by the job's choice."""
     unclear: tuple[str, ...] = ()
     """Periods in which pixels with imagery have no clear view, and how many."""
+    dashboard: str = ""
+    """Address of the dashboard of the cluster that it ran on; empty without one."""
     zones: dict[str, RunReport] = field(default_factory=dict)
     """Zone → its own report, where there are several; the rest is over all of them."""
 
@@ -111,6 +115,16 @@ class RunReport:
                 "nodata: missing_assets in .geoscale/final.json"
             )
         return "\n".join([*lines, *self._troubles()])
+
+    def _repr_html_(self) -> str:
+        first, _, rest = str(self).partition("\n")
+        return draw_cell(
+            first,
+            rest,
+            progress=(self.blocks - self.missing, self.blocks),
+            picture=draw_thumbnail(self.output),
+            link=self.dashboard,
+        )
 
     def describe(self) -> str:
         """Say in a few words how it ended."""
@@ -201,6 +215,7 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+        dashboard="" if client is None else str(client.dashboard_link or ""),
         unclear=tuple(say_unclear(row) for row in list_unclear(plan, ledger)),
     )
 

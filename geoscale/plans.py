@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
+from geoscale.cells import draw_cell
 from geoscale.changes import group_steps
 from geoscale.chunks import BlockGrid
 from geoscale.contrast.cards import is_open
@@ -315,6 +316,9 @@ class InferencePlan:
 
     def __str__(self) -> str:
         return self.explain()
+
+    def _repr_html_(self) -> str:
+        return draw_cell(*self.explain().split("\n", 1))
 
     def patches_per_block(self) -> int:
         """Count the patches of a block with neighbours on all sides."""
