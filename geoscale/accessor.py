@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from geoscale.api import plan as make_plan
-from geoscale.assemble import make_kernel, make_sink, make_task
+from geoscale.assemble import make_kernel, make_map_sink, make_task
 from geoscale.card import ModelCard
 from geoscale.choices import InferenceOptions
 from geoscale.engine.block import Kernel, infer_block
@@ -115,7 +115,7 @@ def _to_xarray(plan: InferencePlan, layer: str, data: Any) -> xr.DataArray:
     """Give it the names and coordinates that a stored output has."""
     import xarray as xr
 
-    template = make_sink(plan, "memory://unused").template
+    template = make_map_sink(plan, "memory://unused").template
     spec = template.layer(layer)
     dims = ("time", "class", "y", "x") if spec.classes else ("time", "y", "x")
     dataset = xr.Dataset({layer: (dims, data, {"grid_mapping": "spatial_ref"})})

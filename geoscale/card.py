@@ -28,15 +28,17 @@ from geoscale.bands import check_sensor
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
+from geoscale.objects import Detection, check_task
 from geoscale.plain import read_yaml
 from geoscale.schemas import check_channels, spell_out
 
-TaskName = Literal["segmentation", "change"]
+TaskName = Literal["segmentation", "change", "detection"]
 """What a job makes."""
-CardTask = Literal["segmentation", "change", "backbone"]
+CardTask = Literal["segmentation", "change", "backbone", "detection"]
 """What a network is for; ``backbone``: features, for a head that is yet to be fit."""
 Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
+_LATER = ("class_schema", "single", "take", "features", "reduction", "detection")
 CODE_FORMATS = ("torchscript", "pt2")
 """Formats of weights that hold the network too."""
 
@@ -180,6 +182,8 @@ class ModelOutput(_Part):
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
     """Input pixels, along each side, for which a backbone gives one place."""
+    detection: Detection | None = None
+    """What a detector gives; None for a map."""
 
     @property
     def channels(self) -> int:
@@ -188,8 +192,7 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        extra = ("class_schema", "single", "take", "features", "reduction")
-        return _without(dump(self), *extra)
+        return _without(dump(self), *_LATER)
 
     @model_validator(mode="before")
     @classmethod
@@ -209,7 +212,7 @@ class ModelOutput(_Part):
         values = [c.value for c in self.classes]
         if len(set(values)) != len(values):
             raise ValueError(f"class values repeat: {values}")
-        if len(values) < 2:
+        if len(values) < 2 and (self.detection is None or not values):
             raise ValueError("a map needs two classes or more")
         return self
 
@@ -302,11 +305,7 @@ class ModelCard(_Part):
     @model_validator(mode="after")
     def _check_output(self) -> ModelCard:
         check_channels(self.output, self.architecture_args)
-        if (self.task == "backbone") != (self.output.features is not None):
-            raise ValueError(
-                "`output.features` is for cards of `task: backbone`, which need it; "
-                f"this one has task {self.task} and features {self.output.features}"
-            )
+        check_task(self.task, self.output.features, self.output.detection)
         return self
 
     @property

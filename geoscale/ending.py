@@ -13,10 +13,12 @@ from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
+from geoscale.gathering import gather
 from geoscale.launch import wait_for_workers
 from geoscale.plans import InferencePlan
 from geoscale.sinks.overviews import write_overviews
 from geoscale.sinks.thumbnail import draw_thumbnail
+from geoscale.sinks.vector import VectorSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.types import Json
 from geoscale.words import redact
@@ -191,7 +193,9 @@ def finish_run(
     if not missing:
         _drop_orphans(plan, sink, done)
         summary = dict(provenance)
-        if plan.output.overviews:
+        if isinstance(sink, VectorSink):
+            summary["gathered"] = gather(plan, sink)
+        elif plan.output.overviews:
             summary["overviews"] = _overviews(journal, url, client)
         found = finalize(plan, journal, sink, summary)
         complete, damaged = found.is_sound, len(found.damaged)
@@ -356,7 +360,9 @@ def _spread(
         yield from client.gather(client.map(function, some, pure=False, retries=3))
 
 
-def _drop_orphans(plan: InferencePlan, sink: ZarrSink, done: set[int]) -> None:
+def _drop_orphans(
+    plan: InferencePlan, sink: ZarrSink | VectorSink, done: set[int]
+) -> None:
     """Delete what killed writers left: shards of no block, partial files."""
     for key in sink.keys():  # noqa: SIM118  (a sink is no mapping)
         place = sink.place(key)

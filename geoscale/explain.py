@@ -260,6 +260,9 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 
 
 def _writes(plan: InferencePlan) -> str:
+    if plan.card.output.detection is not None:
+        parts = f"{len(plan.numbers()):,} parts"
+        return f"detections.parquet (GeoParquet), from at most {parts}"
     names = [*plan.layers, *plan.source.get("layers", ())]
     layers = ", ".join(names)
     size = plan.grid.block_px
@@ -274,6 +277,8 @@ def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
     size = 2 if plan.output.scores_dtype == "float16" else 1
     wide = {"scores": size * len(plan.card.output.classes), "probability": size}
+    if plan.card.output.detection is not None:
+        return 0  # some hundred bytes an object, whatever the pixels
     extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
     wide["observations"] = 2
     return sum(wide.get(name, 1) for name in plan.layers) + extra

@@ -47,6 +47,8 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     chosen = batch or plan.inference.batch
     n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
     channels, classes = plan.card.input.channels, len(plan.card.output.classes)
+    if plan.card.task == "detection":
+        classes = 1  # nothing is held for each pixel and class
     core = plan.grid.core(0)
     read = plan.lattice.read_window(plan.grid.middle())
     # a network of pairs holds what it made of one date while it looks at the other

@@ -173,6 +173,12 @@ def export(
         return _export_zones(url, told, Path(to), layers)
     journal, stored = _stored(url)
     final = _final(journal, stored)
+    if stored.card.output.detection is not None:
+        raise OutputError(
+            f"{redact(journal.url)} holds objects, a table and no map: write it by "
+            "`geoscale export OUT --to objects.gpkg` (Python: "
+            "geoscale.results.objects.export_objects)"
+        )
     cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
     # A mapping of URLs to ids would carry signatures; ids say enough.
     facts = {**final, "sources": list_sources(stored)}
@@ -266,7 +272,7 @@ def _verify(journal: Journal, stored: InferencePlan) -> Verification:
     found.damaged += [Damage(None, key, "changed") for key in sink.damaged_metadata()]
     final = journal.final()
     if final is not None:
-        found.check(sink, final.get("overviews", {}))
+        found.check(sink, final.get("overviews", {}) | final.get("gathered", {}))
     return found
 
 

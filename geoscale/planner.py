@@ -14,6 +14,7 @@ from geoscale.card import ModelCard, Patch
 from geoscale.changes import default_layers, group_steps
 from geoscale.chunks import BlockGrid, choose_chunk, round_up
 from geoscale.errors import CardError, PlanError
+from geoscale.objects import LAYER
 from geoscale.options import Change, Inference, Output
 from geoscale.passes import Passes, join_steps
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
@@ -91,6 +92,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
     chosen = resolve_inference(asked, card, (height, width))
     assert chosen.block is not None
     wanted = output or Output()
+    if card.output.detection is not None:
+        wanted = _refuse_layers(wanted, spec)
     if wanted.chunk is not None and chosen.block % wanted.chunk:
         raise PlanError(
             f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
@@ -121,6 +124,21 @@ def make_plan(  # noqa: PLR0913  (all by name)
     _check_turns(plan)
     plan.validate()
     return plan
+
+
+def _refuse_layers(wanted: Output, spec: Json) -> Output:
+    """Give what a detector's output can be: a table, without layers or overviews."""
+    if wanted.layers not in (None, (LAYER,)) or wanted.store != "zarr":
+        raise PlanError(
+            "detections are stored as a table (GeoParquet); leave `output.layers` and "
+            "`output.store` out"
+        )
+    if "votes" in spec or spec.get("layers"):
+        raise PlanError(
+            "composite vote and `imagery.layers` are for maps, and a detector gives "
+            "none; leave them out, or choose composite median"
+        )
+    return wanted.model_copy(update={"layers": (LAYER,), "overviews": False})
 
 
 def _check_turns(plan: InferencePlan) -> None:
@@ -187,6 +205,8 @@ def resolve_inference(
             f"patch of {patch} px is no multiple of {step} px, which `{card.name}` "
             f"needs; choose {round_up(patch, step)}"
         )
+    if card.output.detection is not None:
+        needs = _refuse_for_detector(asked, card, patch)
     merge = asked.merge or ("crop" if needs.halo is not None else "blend")
     stride = asked.stride or _default_stride(patch, merge, needs)
     if not 1 <= stride <= patch:
@@ -202,6 +222,34 @@ def resolve_inference(
     if asked.precision == "auto":
         found["precision"] = "float32"
     return asked.model_copy(update=found)
+
+
+def _refuse_for_detector(asked: Inference, card: ModelCard, patch: int) -> Patch:
+    """Give the context that a detector's objects need; refuse what it cannot do."""
+    spec = card.output.detection
+    assert spec is not None
+    if asked.merge == "blend":
+        raise PlanError(
+            f"`{card.name}` is a detector: detections of patches are no scores to be "
+            "blended; leave `inference.merge` out"
+        )
+    if asked.is_measured or asked.precision != "float32":
+        raise PlanError(
+            f"`{card.name}` is a detector, which runs in float32 by its own runtime; "
+            "leave `inference.runtime` and `inference.precision` out"
+        )
+    if asked.tta != "none":
+        raise PlanError(
+            f"`{card.name}` is a detector, and `inference.tta` averages scores of "
+            "pixels; leave it out"
+        )
+    if patch <= 2 * spec.margin:
+        raise PlanError(
+            f"objects of up to {spec.max_object_px} px leave nothing of a patch of "
+            f"{patch} px, which need {2 * spec.margin} px of overlap; choose a larger "
+            "`inference.patch`, or a smaller `max_object_px` in the card"
+        )
+    return card.input.patch.model_copy(update={"halo": spec.margin})
 
 
 def _default_stride(patch: int, merge: str, needs: Patch) -> int:
@@ -285,7 +333,8 @@ def _notes(
             f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "
             f"fixed patch of {patch.size} px: it is padded by reflection"
         )
-    if patch.halo is None and chosen.merge == "crop":
+    notes += _tell_cut_objects(card, chosen)
+    if card.task != "detection" and patch.halo is None and chosen.merge == "crop":
         notes.append(
             f"`{card.name}` states no halo: with merge crop, seams may show along "
             "patch borders; merge blend hides them"
@@ -299,3 +348,18 @@ def _notes(
                 f"{step:g} m per pixel: expect lower accuracy"
             )
     return notes
+
+
+def _tell_cut_objects(card: ModelCard, chosen: Inference) -> Sequence[str]:
+    """Say so where patches overlap by less than the largest object."""
+    spec = card.output.detection
+    assert chosen.patch is not None
+    assert chosen.stride is not None
+    if spec is None or (chosen.patch - chosen.stride) // 2 >= spec.margin:
+        return ()
+    told = (
+        f"patches overlap by {chosen.patch - chosen.stride} px, objects of up to "
+        f"{spec.max_object_px} px need {2 * spec.margin} px: larger ones may be cut "
+        f"or found twice; choose inference.stride <= {chosen.patch - 2 * spec.margin}"
+    )
+    return [told]

@@ -1,8 +1,7 @@
 """The plan: everything that decides the result, fixed before a pixel is read.
 
-A plan is data. It says what is read, by which model, on which lattice, in
-which blocks, and what is stored; its hash names the result. It can be shown,
-refused, saved, and run anywhere.
+A plan is data. It says what is read, by which model, on which lattice, in which blocks,
+and what is stored; its hash names the result. It is shown, refused, saved, run anywhere.
 """
 
 from __future__ import annotations
@@ -49,10 +48,7 @@ RUN, OUTSIDE, NO_ITEM = 0, 1, 2
 
 @dataclass(frozen=True, kw_only=True)
 class InferencePlan:
-    """Everything that decides a result.
-
-    Made by `geoscale.plan`; immutable.
-    """
+    """Everything that decides a result; made by `geoscale.plan`, immutable."""
 
     source: Json
     """Spec from which every worker rebuilds the source; hrefs are unsigned."""
@@ -103,7 +99,9 @@ class InferencePlan:
 
     @property
     def goal(self) -> str:
-        """What is made: ``segmentation`` or ``change``."""
+        """What is made: ``segmentation``, ``change`` or ``detection``."""
+        if self.card.task == "detection":
+            return "detection"
         return "segmentation" if self.change is None else "change"
 
     @property

@@ -87,6 +87,17 @@ def test_the_card_of_the_models_page_is_a_card():
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
 
 
+def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
+    from geoscale.models.build import call_factory
+    from geoscale.models.detectors import detector
+
+    (text,) = blocks(ROOT / "docs" / "detection.md", "yaml")
+    card = ModelCard.from_dict(yaml.safe_load(text))
+    assert card.output.detection.suppression.method == "nms"
+    network = call_factory(card.architecture, card.architecture_args, detector)
+    assert network.backbone.body.conv1.in_channels == card.input.channels
+
+
 def test_the_page_of_schemas_names_them_all():
     from geoscale.schemas import list_schemas
 

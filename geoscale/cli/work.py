@@ -238,25 +238,6 @@ def repair(
     end(report, as_json)
 
 
-def export(
-    output: OutArg,
-    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", "-l", help="Layer to write; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue."""
-    from geoscale import outputs
-
-    paths = outputs.export(output, to, layers=tuple(layer or ("classes",)))
-    if as_json:
-        say_json({"files": [str(path) for path in paths]})
-    else:
-        say("\n".join(str(path) for path in paths))
-
-
 def _settle(
     made: Plans,
     output: str,

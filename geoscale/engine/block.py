@@ -20,6 +20,7 @@ from geoscale.engine.shared import SharedScores
 from geoscale.engine.strange import Strangeness
 from geoscale.errors import BlockError
 from geoscale.faults import point
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.plans import InferencePlan
 from geoscale.types import (
@@ -89,7 +90,7 @@ class Kernel:
     """Where pixels come from."""
     prepare: Prepare
     """Fill, scale and normalise."""
-    predictor: Predictor
+    predictor: Predictor | Detector
     """The model that this process holds."""
     task: Task | PassTask
     """What becomes of the scores."""

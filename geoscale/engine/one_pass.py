@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from geoscale.engine.mergers import Blended, Cropped, Layered, Merger
+from geoscale.engine.objects import ObjectPass
 from geoscale.engine.on_device import offers_canvas, open_canvas
 from geoscale.engine.patchwork import Patchwork, Timer
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.patches import Patch
 from geoscale.types import Array, Bool, Float, Pixels
@@ -39,12 +41,18 @@ class OnePass:
         self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
     ) -> None:
         self._kernel, self._task, self._timer = kernel, task, timer
-        self._work = Patchwork(kernel, task, steps, timer)
+        if not isinstance(kernel.predictor, Detector):
+            self._work = Patchwork(kernel, task, steps, timer)
         self.counters: dict[str, int] = {}
 
     def finish(self, pixels: Pixels) -> dict[str, Array]:
         """Layers of a block that is this one pass, on the device where that can."""
         assert not isinstance(self._kernel.task, PassTask)
+        if isinstance(self._kernel.predictor, Detector):
+            objects = ObjectPass(self._kernel, self._task, self._timer)
+            columns = objects.finish(pixels)
+            self.counters = objects.counters
+            return columns
         fell_back = 0
         if offers_canvas(self._kernel):
             layers = self._finish_on_device(pixels)

@@ -18,9 +18,10 @@ import numpy as np
 from geoscale.engine.mergers import Merger
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass
 from geoscale.patches import Patch
-from geoscale.types import Float
+from geoscale.types import Float, Predictor
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Patchwork:
     def __init__(
         self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
     ) -> None:
+        assert not isinstance(kernel.predictor, Detector)
+        self._predictor: Predictor = kernel.predictor
         self._kernel, self._task, self._timer = kernel, task, timer
         self._steps = steps
         self._classes = len(kernel.plan.card.output.classes)
@@ -143,7 +146,7 @@ class Patchwork:
         with zeros): libraries choose their kernels by shape, and the last bits of
         a result with them.
         """
-        plan, size = self._kernel.plan, self._kernel.predictor.batch
+        plan, size = self._kernel.plan, self._predictor.batch
         shape = (size, channels.count, *self._lattice.patch_shape)
         group = list(islice(missing, size))
         with self._timer("gather"):
@@ -152,7 +155,7 @@ class Patchwork:
             for i, window in enumerate(group):
                 channels.take(self._task.read, window, plan.shape, batch[i])
         with self._timer("predict"):
-            scores = self._kernel.predictor.predict(batch)
+            scores = self._predictor.predict(batch)
         if scores.shape != (size, self._classes, *shape[2:]):
             raise CardError(
                 f"`{plan.card.name}` gave {scores.shape} for a batch of {shape}; its "

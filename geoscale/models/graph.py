@@ -57,7 +57,7 @@ class Scores(nn.Module):
         """Give both dates to the network in the way that it takes them."""
         pair, bands = self._card.input.pair, len(self._card.input.bands)
         if pair == "time-axis":
-            return self.module(torch.stack([x[:, :bands], x[:, bands:]], 1))
+            return self.module(torch.unflatten(x, 1, (2, bands)))  # a view, no copy
         if pair == "two":
             return self.module(x[:, :bands], x[:, bands:])
         return self.module(x)

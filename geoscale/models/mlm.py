@@ -26,6 +26,7 @@ _TASKS = {
     "segmentation": "semantic-segmentation",
     "change": "semantic-segmentation",
     "backbone": "similarity-search",
+    "detection": "object-detection",
 }
 _MAPS = ("semantic-segmentation", "segmentation")
 # format of the card → what made the file

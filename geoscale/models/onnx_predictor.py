@@ -81,7 +81,7 @@ class OnnxPredictor(HeldPredictor):
     ) -> None:
         super().__init__(card, batch=batch, model_id=model_id)
         self._network = network
-        self._providers = _pick_providers(device)
+        self._providers = pick_providers(device)
         self._threads = threads or allowed_cpus()
         self._open_session = open_session
         self.offers_canvas = self._providers[0] != "CPUExecutionProvider"
@@ -257,7 +257,14 @@ class OnnxPredictor(HeldPredictor):
             ) from err
 
 
-def _pick_providers(device: str) -> list[Any]:
+def pick_providers(device: str) -> list[Any]:
+    """Name what runs a network on a device, in ONNX Runtime's words.
+
+    Raises
+    ------
+    PlanError
+        If the device is absent.
+    """
     ort = require("onnxruntime", extra="onnx")
     here = ort.get_available_providers()
     kind, _, number = device.partition(":")
