@@ -1,7 +1,7 @@
 """The plan: everything that decides the result, fixed before a pixel is read.
 
 A plan is data. It says what is read, by which model, on which lattice, in which blocks,
-and what is stored; its hash names the result. It is shown, refused, saved, run anywhere.
+and what is stored; its hash names the result. It is shown, refused, saved, and run.
 """
 
 from __future__ import annotations
