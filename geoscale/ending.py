@@ -14,8 +14,10 @@ from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
 from geoscale.gathering import gather
 from geoscale.launch import wait_for_workers
+from geoscale.notebook import draw_cell
 from geoscale.plans import InferencePlan
 from geoscale.sinks.overviews import write_overviews
+from geoscale.sinks.thumbnail import draw_thumbnail
 from geoscale.sinks.vector import VectorSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.types import Json
@@ -75,6 +77,8 @@ class RunReport:
     """Assets that could not be had, whose pixels are nodata by the job's choice."""
     unclear: tuple[str, ...] = ()
     """Periods in which pixels with imagery have no clear view, and how many."""
+    dashboard: str = ""
+    """Address of the dashboard of the cluster that it ran on; empty without one."""
     zones: dict[str, RunReport] = field(default_factory=dict)
     """Zone → its own report, where there are several; the rest is over all of them."""
 
@@ -113,6 +117,16 @@ class RunReport:
                 "nodata: missing_assets in .geoscale/final.json"
             )
         return "\n".join([*lines, *self._troubles()])
+
+    def _repr_html_(self) -> str:
+        first, _, rest = str(self).partition("\n")
+        return draw_cell(
+            first,
+            rest,
+            progress=(self.blocks - self.missing, self.blocks),
+            picture=draw_thumbnail(self.output),
+            link=self.dashboard,
+        )
 
     def describe(self) -> str:
         """Say in a few words how it ended."""
@@ -205,6 +219,7 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+        dashboard="" if client is None else str(client.dashboard_link or ""),
         unclear=tuple(say_unclear(row) for row in list_unclear(plan, ledger)),
     )
 

@@ -1,8 +1,7 @@
 """The plan: everything that decides the result, fixed before a pixel is read.
 
-A plan is data. It says what is read, by which model, on which lattice, in
-which blocks, and what is stored; its hash names the result. It can be shown,
-refused, saved, and run anywhere.
+A plan is data. It says what is read, by which model, on which lattice, in which blocks,
+and what is stored; its hash names the result. It is shown, refused, saved, and run.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from geoscale.coarse import coarse_geobox, find_cell, shrink
 from geoscale.contrast.cards import is_open
 from geoscale.memory import BlockMemory
 from geoscale.needs import check_plan, project_memory
+from geoscale.notebook import draw_cell
 from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.passes import BlockTask, Passes, join_steps
 from geoscale.patches import Lattice
@@ -50,10 +50,7 @@ BLOCKS = "blocks.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class InferencePlan:
-    """Everything that decides a result.
-
-    Made by `geoscale.plan`; immutable.
-    """
+    """Everything that decides a result; made by `geoscale.plan`, immutable."""
 
     source: Json
     """Spec from which every worker rebuilds the source; hrefs are unsigned."""
@@ -309,6 +306,9 @@ class InferencePlan:
 
     def __str__(self) -> str:
         return self.explain()
+
+    def _repr_html_(self) -> str:
+        return draw_cell(*self.explain().split("\n", 1))
 
     def patches_per_block(self) -> int:
         """Count the patches of a block with neighbours on all sides."""

@@ -45,6 +45,23 @@ def test_the_readmes_five_lines_run(demo_folder, monkeypatch):
     assert names["classes"].dims == ("time", "y", "x")
 
 
+def test_the_page_on_python_runs(demo_folder, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    for name in demo_folder.glob("*"):
+        (tmp_path / name.name).symlink_to(name)
+    (tmp_path / "clusters").symlink_to(ROOT / "clusters")
+    text = (ROOT / "docs" / "python.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"(?<!<!-- slurm -->)\n```python\n(.*?)```", text, re.S):
+        exec(compile(code, "python.md", "exec"), names)
+    assert names["report"].complete
+    assert names["report"].dashboard.startswith("http://127.0.0.1:")
+    assert names["classes"].dims == ("time", "y", "x")
+    assert 0 <= float(names["share"]) <= 1
+    assert "found" not in names, "a snippet for Slurm ran"
+
+
 def test_the_readmes_job_file_runs(demo_folder, tmp_path):
     import geoscale as gs
 

@@ -11,9 +11,9 @@ import typer
 
 from geoscale.cli.interrupt import interruptible
 from geoscale.cli.models import AsJson
-from geoscale.cli.progress import format_seconds, show_progress
+from geoscale.cli.progress import show_progress
 from geoscale.cli.say import say, say_json
-from geoscale.durations import parse_duration
+from geoscale.durations import format_seconds, parse_duration
 
 if TYPE_CHECKING:
     from distributed import Client
