@@ -70,7 +70,7 @@ def refuse_other_task(task: str | None, card: ModelCard) -> None:
     # change has words of its own; backbones are refused where licences are looked at
     if wanted is None or card.task == wanted:
         return
-    if task == "segmentation" and card.task in ("change", "backbone"):
+    if task == "segmentation" and card.task in ("change", "backbone", "detection"):
         return
     hint = {
         "backbone": "say `task: embedding`, or fit a head",
