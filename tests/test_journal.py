@@ -57,6 +57,17 @@ def test_late_duplicates_may_have_written_either(tmp_path):
     assert journal.read().totals["core_px"] == 8, "a block counts once"
 
 
+def test_a_segment_that_is_just_being_stored_is_none_yet(tmp_path):
+    journal = Journal(str(tmp_path))
+    journal.add(made(3))
+    journal.flush()
+    (name,) = segments(tmp_path)
+    folder = tmp_path / ".geoscale" / "ledger"
+    (folder / f".{name}.{32 * 'f'}.partial").write_bytes(b"{")
+    assert len(journal.segments()) == 1
+    assert journal.read().done == {3}
+
+
 def test_what_was_undone_counts_no_more(tmp_path):
     journal = Journal(str(tmp_path))
     journal.add(made(3, "a"))

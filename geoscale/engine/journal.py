@@ -294,7 +294,9 @@ class Journal:
     def segments(self) -> list[Segment]:
         """Names of all segments, oldest epoch first; nothing of them is read."""
         parts = [
-            name.removesuffix(".jsonl").split("-") for name in self._ledger.names()
+            name.removesuffix(".jsonl").split("-")
+            for name in self._ledger.names()
+            if name.endswith(".jsonl")  # not what is just being stored
         ]
         return [Segment(int(p[0]), p[1], int(p[2])) for p in parts if len(p) == 3]
 
