@@ -27,6 +27,7 @@ from pydantic import (
 from geoscale.bands import check_sensor
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
+from geoscale.heads import Head
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
 from geoscale.schemas import check_channels, spell_out
@@ -127,8 +128,7 @@ class ModelInput(_Part):
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
-    """Calibrated values are multiplied by this before normalisation (10000
-    turns reflectance into harmonised Sentinel-2 digital numbers)."""
+    """Calibrated values times this are normalised (10000: numbers of Sentinel-2)."""
     normalization: Normalization = Normalization()
     """Applied last."""
     fill: tuple[float, ...] | None = None
@@ -172,14 +172,15 @@ class ModelOutput(_Part):
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """Turns what the file returns into scores; ``none`` if it already does."""
     single: bool = False
-    """Whether the network gives one channel, the second of two classes: the first
-    has what is left to 1."""
+    """Whether it gives one channel, the second of two classes; first: the rest."""
     take: str | None = None
     """Which entry is the output, where the network returns a dict; default ``out``."""
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
     reduction: Annotated[int, Field(ge=1)] | None = None
     """Input pixels, along each side, for which a backbone gives one place."""
+    head: Head | None = None
+    """What was fitted to labels, behind the network."""
 
     @property
     def channels(self) -> int:
@@ -188,7 +189,7 @@ class ModelOutput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        extra = ("class_schema", "single", "take", "features", "reduction")
+        extra = ("class_schema", "single", "take", "features", "reduction", "head")
         return _without(dump(self), *extra)
 
     @model_validator(mode="before")

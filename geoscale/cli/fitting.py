@@ -1,0 +1,121 @@
+"""The command that turns labels into a model: fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geoscale.cli.models import AsJson
+from geoscale.cli.say import say, say_json
+from geoscale.cli.work import Accept, Trust
+
+
+def fit(  # noqa: PLR0913, PLR0917  (options of the command)
+    labels: Annotated[
+        str,
+        typer.Argument(
+            help="Points or polygons: GeoPackage, GeoJSON, GeoParquet.",
+            metavar="LABELS",
+        ),
+    ],
+    imagery: Annotated[
+        str,
+        typer.Option(
+            "--imagery", "-i", help="STAC items, GeoTIFFs or Zarr.", metavar="PLACE"
+        ),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", "-o", help="Folder for the head.", metavar="FOLDER")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Backbone or segmentation network, by name or card; "
+            "features:bands or features:indices.",
+        ),
+    ] = "features:bands",
+    attribute: Annotated[
+        str | None,
+        typer.Option("--attribute", "-a", help="Column that has the label."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of a GeoPackage with labels.")
+    ] = None,
+    head: Annotated[str, typer.Option(help="logistic, ridge or forest.")] = "logistic",
+    with_bands: Annotated[
+        bool, typer.Option(help="Give the head the bands beside the features.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="Label to leave out; may be repeated.", metavar="LABEL"),
+    ] = None,
+    per_class: Annotated[
+        int, typer.Option(help="Most labelled pixels of a class.")
+    ] = 1000,
+    folds: Annotated[int, typer.Option(help="Parts of the cross-validation.")] = 5,
+    block_m: Annotated[
+        float | None,
+        typer.Option(
+            help="Side of blocks held out together, in m; default: a tenth of the "
+            "labels' extent."
+        ),
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option(help="Time step of the labels, from 0.")
+    ] = None,
+    dates: Annotated[
+        str, typer.Option(help="one, or all: every date's bands are features.")
+    ] = "one",
+    sensor: Annotated[
+        str | None, typer.Option(help="Sensor of imagery that does not say.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Reflectance of a stored step, such as 1e-4.")
+    ] = None,
+    nodata: Annotated[
+        str | None, typer.Option(help="Value that is no pixel, or `none`.")
+    ] = None,
+    units: Annotated[
+        str, typer.Option(help="reflectance, or raw; for bands and indices.")
+    ] = "reflectance",
+    floor: Annotated[
+        bool, typer.Option(help="Judge raw bands and indices in the same folds.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of the draw of pixels.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "cpu",
+    trust_code: Trust = False,
+    accept_license: Accept = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a head to a few labels; its card is a model for `geoscale run`.
+
+    Figures are of ground that the head was not fitted to, beside those of raw bands
+    and spectral indices: features of a network must beat these to be worth it.
+    """
+    from geoscale.cli.evaluation import parse_nodata
+    from geoscale.fitting import fit as fit_head
+    from geoscale.stacks import open_stack
+
+    given: dict[str, Any] = {
+        "sensor": sensor,
+        "scale": scale,
+        "source_nodata": parse_nodata(nodata),
+    }
+    stack = open_stack(imagery, **{k: v for k, v in given.items() if v is not None})
+    found = fit_head(
+        labels, stack, model, to,
+        attribute=attribute, layer=layer, head=head,  # type: ignore[arg-type]
+        with_bands=with_bands, ignore=tuple(ignore or ()), per_class=per_class,
+        folds=folds, block_m=block_m, floor=floor, seed=seed, time=time,
+        dates=dates, sensor=sensor, units=units,  # type: ignore[arg-type]
+        device=device, trust_code=trust_code, accept_license=accept_license,
+    )  # fmt: skip
+    if as_json:
+        say_json({**found.report, "card": str(found.card)})
+        return
+    say(found)
+    say(f"  report   {found.folder / 'report.html'}\n  model    {found.card}")
