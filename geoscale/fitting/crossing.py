@@ -44,7 +44,8 @@ def cross_validate(
     dict
         ``count`` of features, ``pooled`` and ``folds`` as `judge` gives them, and
         ``calibration``: ``temperature``, and the expected calibration error before
-        and after. The error after is of temperatures found in the other folds.
+        and after. The error after is of temperatures found in the other folds; where
+        these do not lower it, the temperature is 1.
     """
     classes = len(names)
     logits = np.zeros((len(codes), classes))
@@ -53,14 +54,18 @@ def cross_validate(
         made = fit_head(kind, values[fold != k], codes[fold != k], classes, seed)
         logits[fold == k] = made.logits(values[fold == k])
     raw = softmax(logits)
+    before = calibration_error(raw, codes)
+    after = calibration_error(_mended(logits, codes, fold), codes)
+    # the likeliest temperature may still mislead: it has to help where it was not found
+    heat = find_temperature(logits, codes) if after < before else 1.0
     return {
         "count": int(values.shape[1]),
         "pooled": judge(raw, codes, tuple(names)),
         "folds": [judge(raw[fold == k], codes[fold == k], tuple(names)) for k in parts],
         "calibration": {
-            "temperature": find_temperature(logits, codes),
-            "error_before": calibration_error(raw, codes),
-            "error_after": calibration_error(_mended(logits, codes, fold), codes),
+            "temperature": heat,
+            "error_before": before,
+            "error_after": after,
         },
     }
 

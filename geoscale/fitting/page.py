@@ -90,8 +90,14 @@ def _figures(one: Json) -> tuple[str, str, str, str]:
     pooled = one["pooled"]
     return (
         f"{pooled['accuracy']:.3f}", f"{pooled['f1_macro']:.3f}",
-        _number(pooled["kappa"]), f"{one['calibration']['error_after']:.3f}",
+        _number(pooled["kappa"]), f"{_kept_error(one):.3f}",
     )  # fmt: skip
+
+
+def _kept_error(one: Json) -> float:
+    """Calibration error of what the head gives in the end."""
+    found = one["calibration"]
+    return float(min(found["error_before"], found["error_after"]))
 
 
 def write_markdown(report: Json) -> str:
@@ -123,10 +129,11 @@ def _lines(report: Json) -> Iterator[str]:
         "calibration error", "after",
     )  # fmt: skip
     yield from _table(names, [_row(report, key) for key in report["features"]])
+    heat = _own(report)["calibration"]["temperature"]
     yield (
         "Calibration error: expected difference of confidence and accuracy, before and "
-        "after dividing logits by a temperature found in the other folds. The head has "
-        f"a temperature of {_own(report)['calibration']['temperature']:.2f}."
+        "after dividing logits by a temperature found in the other folds; 1 where that "
+        f"does not help. The head has a temperature of {heat:.2f}."
     )
     yield ""
     yield "## F1 of each class"
@@ -159,7 +166,8 @@ def _own(report: Json) -> Json:
 def _row(report: Json, key: str) -> tuple[str, ...]:
     one = report["features"][key]
     by_fold = ", ".join(f"{f['accuracy']:.2f}" for f in one["folds"])
-    accuracy, f1, kappa, after = _figures(one)
+    accuracy, f1, kappa, _ = _figures(one)
+    after = f"{one['calibration']['error_after']:.3f}"
     before = f"{one['calibration']['error_before']:.3f}"
     name = name_features(report, key)
     return name, f"{one['count']:,}", accuracy, by_fold, f1, kappa, before, after

@@ -15,6 +15,7 @@ from geoscale.models.heads import (
     Indices,
     LinearHead,
     add_head,
+    give_body,
 )
 
 ensemble = pytest.importorskip("sklearn.ensemble")
@@ -178,3 +179,33 @@ def test_cards_without_a_head_keep_their_hash():
     plain = ModelCard.from_dict(data)
     assert "head" not in plain.model_dump()["output"]
     assert plain.hash() != card_of().hash()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_small_patch16_224"])
+@pytest.mark.parametrize("without_norm", [False, True])
+def test_a_backbones_weights_come_back_from_the_heads_file(
+    tmp_path, name, without_norm
+):
+    from geoscale.models.backbones import Backbone
+
+    torch.manual_seed(0)
+    first = Backbone(name, 2, size=32)
+    state = first.body.state_dict()
+    if without_norm:  # as some of torchgeo's files are
+        state = {k: v for k, v in state.items() if not k.startswith("norm.")}
+    first.take(state, tmp_path / "x")
+    made = add_head(
+        Backbone(name, 2, size=32),
+        card_of(inputs=512 if name == "resnet18" else 384),
+        give_body(first) | some_head(512 if name == "resnet18" else 384),
+        tmp_path / "x",
+    ).eval()
+    x = torch.randn(1, 2, 32, 32)
+    with torch.inference_mode():
+        want = Features(first.eval())(x)
+        assert torch.equal(made.features(x), want)
+        assert made(x).shape == (1, 2, 32, 32)
+
+
+def some_head(inputs):
+    return {f"head.{k}": v for k, v in LinearHead(inputs, 2).state_dict().items()}
