@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,24 +11,29 @@ from geoscale.cli.models import AsJson
 from geoscale.cli.say import say, say_json
 from geoscale.cli.work import Accept, Trust
 
+if TYPE_CHECKING:
+    from geoscale.fitting import Fitted
+
 
 def fit(  # noqa: PLR0913, PLR0917  (options of the command)
     labels: Annotated[
         str,
         typer.Argument(
-            help="Points or polygons: GeoPackage, GeoJSON, GeoParquet.",
+            help="Points or polygons: GeoPackage, GeoJSON, GeoParquet; or a job file, "
+            "YAML, that says everything.",
             metavar="LABELS",
         ),
     ],
     imagery: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--imagery", "-i", help="STAC items, GeoTIFFs or Zarr.", metavar="PLACE"
         ),
-    ],
+    ] = None,
     to: Annotated[
-        Path, typer.Option("--to", "-o", help="Folder for the head.", metavar="FOLDER")
-    ],
+        Path | None,
+        typer.Option("--to", "-o", help="Folder for the head.", metavar="FOLDER"),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -97,9 +102,21 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
     and spectral indices: features of a network must beat these to be worth it.
     """
     from geoscale.cli.evaluation import parse_nodata
+    from geoscale.errors import JobError
     from geoscale.fitting import fit as fit_head
+    from geoscale.fitting import fit_job
     from geoscale.stacks import open_stack
 
+    if labels.lower().endswith((".yaml", ".yml")):
+        if imagery is not None or to is not None:
+            raise JobError(f"{labels} says imagery and folder itself; leave them out")
+        found = fit_job(labels, trust_code=trust_code, accept_license=accept_license)
+        _show(found, as_json)
+        return
+    if imagery is None or to is None:
+        raise JobError(
+            "say where imagery is (--imagery) and where the head goes (--to)"
+        )
     given: dict[str, Any] = {
         "sensor": sensor,
         "scale": scale,
@@ -114,6 +131,10 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
         dates=dates, sensor=sensor, units=units,  # type: ignore[arg-type]
         device=device, trust_code=trust_code, accept_license=accept_license,
     )  # fmt: skip
+    _show(found, as_json)
+
+
+def _show(found: Fitted, as_json: bool) -> None:
     if as_json:
         say_json({**found.report, "card": str(found.card)})
         return

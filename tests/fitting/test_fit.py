@@ -312,3 +312,46 @@ def test_options_that_make_no_sense(tmp_path, rows, options, words):
     labels = write_labels(tmp_path / "l.gpkg", rows)
     with pytest.raises(JobError, match=words):
         fit(tmp_path, labels, **options)
+
+
+def write_tif(path, stack):
+    import rasterio
+
+    box = toy_geobox((SIZE, SIZE))
+    with rasterio.open(
+        path, "w", driver="GTiff", width=SIZE, height=SIZE, count=2, dtype="float32",
+        crs=str(box.crs), transform=box.affine,
+    ) as file:  # fmt: skip
+        file.write(stack.values)
+        file.descriptions = ("red", "nir")
+    return path
+
+
+def test_the_command_the_job_and_python_agree(tmp_path, rows, capsys):
+    from geoscale.cli import main
+
+    labels = write_labels(tmp_path / "labels.gpkg", rows)
+    image = write_tif(tmp_path / "image.tif", make_stack()[0])
+    more = ["--folds", "3", "--block-m", "160", "--scale", "1", "--json"]
+    code = main(
+        ["fit", str(labels), "-i", str(image), "-o", str(tmp_path / "a"), *more]
+    )
+    out = capsys.readouterr()
+    assert code == 0, out.err
+    told = json.loads(out.out)
+    text = (
+        "labels: labels.gpkg\nimagery: {files: image.tif, scale: 1.0}\n"
+        "model: features:bands\nfolds: 3\nblock_m: 160\nto: b\n"
+    )
+    (tmp_path / "fit.yaml").write_text(text)
+    assert main(["fit", str(tmp_path / "fit.yaml")]) == 0
+    assert "`bands` are" in capsys.readouterr().out
+    held = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert held["features"] == told["features"]
+    first, second = (tmp_path / n / "head.safetensors" for n in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    (tmp_path / "fit.yaml").write_text(text.replace("folds", "fold"))
+    assert main(["fit", str(tmp_path / "fit.yaml")]) == 2
+    assert "folds" in capsys.readouterr().err
+    assert main(["fit", str(labels), "-i", str(image)]) == 2
+    assert "--to" in capsys.readouterr().err
