@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from geoscale.api import plan as make_plan
-from geoscale.assemble import make_kernel, make_sink, make_task
+from geoscale.assemble import make_kernel, make_map_sink, make_task
 from geoscale.card import ModelCard
 from geoscale.choices import InferenceOptions
 from geoscale.engine.block import Kernel, infer_block
 from geoscale.errors import JobError
+from geoscale.models import load_model
 from geoscale.plans import InferencePlan
 from geoscale.stacks import recall
 from geoscale.tasks.change import CLASS_OUTPUTS
+from geoscale.tasks.embedding import EMBEDDING
+from geoscale.tasks.labels import LABELS
 from geoscale.tasks.segmentation import OUTPUTS
 from geoscale.types import Array, Source
 from geoscale.words import suggest
@@ -70,13 +73,15 @@ def predict(
     PlanError
         If it cannot work; says what to change.
     """
-    known = (*OUTPUTS, *CLASS_OUTPUTS)
-    if layer not in known:
+    known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING)
+    # quantities of a regression have names of their own, which its card knows
+    if layer not in known and load_model(model).task != "regression":
         raise JobError(
             f"layer `{layer}` is not known{suggest(layer, known)}; choose one of "
             f"{', '.join(known)}"
         )
     task: Any = "change" if layer in CLASS_OUTPUTS else None
+    task = "embedding" if layer == EMBEDDING else task
     wanted = {"layers": [layer]}
     plan = make_plan(stack, model, task=task, change=change, output=wanted, **options)
     return _to_xarray(plan, layer, _to_dask(plan, layer, trust_code))
@@ -88,8 +93,8 @@ def _to_dask(plan: InferencePlan, layer: str, trust_code: bool) -> Any:
     import dask.array as da
 
     spec = next(x for x in make_task(plan).layers if x.name == layer)
-    sizes: tuple[int, ...] = (1, plan.grid.block_px, plan.grid.block_px)
-    shape: tuple[int, ...] = (len(plan.times), *plan.shape)
+    sizes: tuple[int, ...] = (1, plan.stored_block, plan.stored_block)
+    shape: tuple[int, ...] = (len(plan.times), *map(int, plan.stored_geobox.shape))
     if spec.classes:
         sizes, shape = (
             (1, spec.classes, *sizes[1:]),
@@ -115,7 +120,7 @@ def _to_xarray(plan: InferencePlan, layer: str, data: Any) -> xr.DataArray:
     """Give it the names and coordinates that a stored output has."""
     import xarray as xr
 
-    template = make_sink(plan, "memory://unused").template
+    template = make_map_sink(plan, "memory://unused").template
     spec = template.layer(layer)
     dims = ("time", "class", "y", "x") if spec.classes else ("time", "y", "x")
     dataset = xr.Dataset({layer: (dims, data, {"grid_mapping": "spatial_ref"})})

@@ -59,7 +59,9 @@ def needs_acceptance(card: ModelCard) -> str:
     return ""
 
 
-def admit(card: ModelCard, *, accept_license: bool = False) -> None:
+def admit(
+    card: ModelCard, *, accept_license: bool = False, embeds: bool = False
+) -> None:
     """Refuse a model that gives no map, or whose licence was not accepted.
 
     Parameters
@@ -68,13 +70,16 @@ def admit(card: ModelCard, *, accept_license: bool = False) -> None:
         The model.
     accept_license : bool
         Whether the user accepts a licence that is non-commercial or not known.
+    embeds : bool
+        Whether features are what is wanted.
 
     Raises
     ------
     CardError
         Saying what to do.
     """
-    refuse_backbone(card)
+    if not embeds:
+        refuse_backbone(card)
     why = needs_acceptance(card)
     if why and not accept_license:
         raise CardError(

@@ -20,6 +20,7 @@ from geoscale.engine.drive import Progress, drive
 from geoscale.engine.lease import Lease
 from geoscale.engine.stopping import Stop
 from geoscale.errors import JobError, OutputError
+from geoscale.goals import resolve_embedding
 from geoscale.job import Job, load_job
 from geoscale.judging import find_judging
 from geoscale.launch import (
@@ -33,7 +34,7 @@ from geoscale.launch import (
 )
 from geoscale.learn import learn
 from geoscale.models import load_model
-from geoscale.options import Change, Output
+from geoscale.options import Change, Embedding, Output
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun, mark_job
 from geoscale.sources.aoi import find_aoi
@@ -66,6 +67,7 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     aoi: str | Mapping[str, Any] | None = None,
     task: TaskName | None = None,
     change: Change | Mapping[str, Any] | None = None,
+    embedding: Embedding | Mapping[str, Any] | None = None,
     output: Output | Mapping[str, Any] | None = None,
     measure: bool = True,
     trust_code: bool = False,
@@ -81,11 +83,15 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         As for `load_model`; None where change is found without one.
     aoi : str or mapping, optional
         GeoJSON in degrees; pixels outside are nodata, blocks outside never run.
-    task : {"segmentation", "change"}, optional
+    task : str, optional
+        ``segmentation``, ``change``, ``embedding``, ``regression`` or
+        ``classification``.
         What to make; default: what the model is for.
     change : Change or mapping, optional
         For ``task="change"``: ``method``, ``threshold``, ``prior``,
         ``min_confidence``, ``magnitude``, ``layer``, ``coregister``.
+    embedding : Embedding or mapping, optional
+        For ``task="embedding"``: ``per``, ``components``, ``numbers``.
     output : Output or mapping, optional
         ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
     measure : bool
@@ -113,7 +119,9 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         choices.read_change(change),
     )
     card = choose_card(wanted, named, partial(list_bands, stack))
-    found = resolve_change(choices.read_task(task), wanted, card)
+    goal = choices.read_task(task)
+    embed = resolve_embedding(goal, choices.read_embedding(embedding), card)
+    found = resolve_change(goal, wanted, card)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
     area = find_aoi(where, source.geobox)
@@ -124,6 +132,7 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         choices.read_inference(options),
         choices.read_output(output),
         found,
+        embed,
     )
     made = dataclasses.replace(made, live=source)
     return _settle(made, trust_code=trust_code) if measure else made
@@ -168,9 +177,10 @@ def plan_job(
     )
     source = source.calibrated(card.input.units, card.input.multiply)
     output = Output.model_validate(job.output.model_dump(exclude={"to"}))
+    embed = resolve_embedding(job.task, job.embedding, card)
     change = resolve_change(job.task, job.change, card)
     area = find_aoi(job.grid, source.geobox)
-    made = plan_source(source, card, area, job.inference, output, change)
+    made = plan_source(source, card, area, job.inference, output, change, embed)
     made = dataclasses.replace(made, live=source, job=mark)
     return _settle(made, trust_code=trust_code) if measure else made
 

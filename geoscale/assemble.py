@@ -21,29 +21,88 @@ from geoscale.models import (
     ModelSettings,
     device_lock,
     find_differences,
+    get_detector,
     get_predictor,
     handshake,
 )
+from geoscale.models.held_detector import HeldDetector
+from geoscale.models.runtimes import AnyPredictor
 from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
+from geoscale.passes import PassTask
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
+from geoscale.sinks.vector import VectorSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.sources.opening import source_of
 from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
 from geoscale.supply import at_hand
 from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
+from geoscale.tasks.embedding import Embed
+from geoscale.tasks.labels import Labels
+from geoscale.tasks.objects import Objects
+from geoscale.tasks.regression import Regression
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.tasks.vote import Vote
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source
+from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source, Task
 from geoscale.windows import Window
 from geoscale.words import redact
 
 
-def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
+def make_sink(plan: InferencePlan, url: str) -> ZarrSink | VectorSink:
+    """Sink of a plan's output: a table for a detector, else a map.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        What is stored.
+    url : str
+        Local folder or fsspec URL.
+
+    Returns
+    -------
+    ZarrSink or VectorSink
+        Nothing is written yet.
+    """
+    if plan.card.output.detection is not None:
+        return make_vector_sink(plan, url)
+    return make_map_sink(plan, url)
+
+
+def make_vector_sink(plan: InferencePlan, url: str) -> VectorSink:
+    """Sink of a detector's output; nothing is written yet.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Of task detection.
+    url : str
+        Local folder or fsspec URL.
+
+    Returns
+    -------
+    VectorSink
+        One part per block.
+    """
+    spec = plan.card.output.detection
+    assert spec is not None
+    layout = {
+        "crs": str(plan.geobox.crs),
+        "transform": list(plan.geobox.affine)[:6],
+        "shape": list(plan.shape),
+        "times": list(plan.times),
+        "block_px": plan.inference.block,
+        "classes": [c.model_dump(exclude_none=True) for c in plan.card.output.classes],
+        "outlines": spec.mask_threshold is not None,
+        "plan_hash": plan.hash,
+    }
+    return VectorSink(url, plan.geobox, layout)
+
+
+def make_map_sink(plan: InferencePlan, url: str) -> ZarrSink:
     """Sink of a plan's output; nothing is written yet.
 
     Parameters
@@ -58,14 +117,13 @@ def make_sink(plan: InferencePlan, url: str) -> ZarrSink:
     ZarrSink
         One shard per block and layer.
     """
-    block, chunk = plan.inference.block, plan.output.chunk
-    assert block is not None
+    chunk = plan.output.chunk
     assert chunk is not None
     template = OutputTemplate(
-        geobox=plan.geobox,
+        geobox=plan.stored_geobox,
         times=plan.times,
         layers=(*make_task(plan).layers, *list_extra(plan)),
-        block_px=block,
+        block_px=plan.stored_block,
         chunk_px=chunk,
         classes=plan.card.output.classes if plan.change is None else CHANGE_CLASSES,
         compared=_compared(plan),
@@ -108,11 +166,18 @@ def list_extra(plan: InferencePlan) -> tuple[Layer, ...]:
     return describe_layers(names, sum(len(steps) for steps in passes))
 
 
-def make_task(
-    plan: InferencePlan,
-) -> Segmentation | NetworkChange | ClassChange | Vote:
+def make_task(plan: InferencePlan) -> Task | PassTask:  # noqa: PLR0911  (one for each)
     """Task that finishes a plan's scores."""
     change, stored = plan.change, plan.output.scores_dtype
+    if plan.card.output.detection is not None:
+        return Objects()
+    if plan.embedding is not None:
+        chosen, dtype = plan.embedding, plan.output.dtype or "float16"
+        return Embed(plan.card, chosen.components, chosen.numbers, dtype=dtype)
+    if plan.card.output.bands:
+        return Regression(plan.card, plan.layers, plan.output.dtype or "float32")
+    if plan.card.output.multilabel:
+        return Labels(plan.card, plan.layers, stored)
     if plan.votes:
         return Vote(plan.card, plan.layers, stored)
     if change is None:
@@ -183,8 +248,7 @@ def make_kernel(
     # The code is hashed before it runs, the weights before they load.
     card = at_hand(plan.card, parcels)
     check_code(plan, card)
-    held = get_predictor(card, settings)
-    predictor = held if chosen.tta == "none" else TurnedPredictor(held, chosen.tta)
+    predictor = _hold(plan, card, settings)
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source
@@ -200,6 +264,16 @@ def make_kernel(
         extra=list_extra(plan),
         describe={"versions": handshake(), "model": predictor.describe()},
     )
+
+
+def _hold(
+    plan: InferencePlan, card: ModelCard, settings: ModelSettings
+) -> AnyPredictor | TurnedPredictor | HeldDetector:
+    """Load the model of a plan, in the way that it is asked."""
+    if card.task == "detection":
+        return get_detector(card, settings)
+    held, turns = get_predictor(card, settings), plan.inference.tta
+    return held if turns == "none" else TurnedPredictor(held, turns)
 
 
 def check_code(plan: InferencePlan, card: ModelCard | None = None) -> None:

@@ -15,8 +15,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -25,39 +23,38 @@ from pydantic import (
 )
 
 from geoscale.bands import check_sensor
+from geoscale.card_output import CHANGES as CHANGES
+from geoscale.card_output import ModelOutput, Part, without
+from geoscale.card_output import OutputBand as OutputBand
+from geoscale.card_output import OutputClass as OutputClass
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
-from geoscale.heads import Head
 from geoscale.imports import is_trusted
+from geoscale.objects import check_task
 from geoscale.plain import read_yaml
-from geoscale.schemas import check_channels, spell_out
+from geoscale.schemas import check_channels
 
-TaskName = Literal["segmentation", "change"]
+TaskName = Literal[
+    "segmentation",
+    "change",
+    "embedding",
+    "regression",
+    "classification",
+    "detection",
+]
 """What a job makes."""
-CardTask = Literal["segmentation", "change", "backbone"]
-"""What a network is for; ``backbone``: features, for a head that is yet to be fit."""
+CardTask = Literal[
+    "segmentation", "change", "backbone", "regression", "classification", "detection"
+]
+"""What a network is for; ``backbone``: features, for task embedding or a head that is
+yet to be fit."""
 Pair = Literal["channels", "time-axis", "two"]
 Units = Literal["raw", "reflectance"]
 CODE_FORMATS = ("torchscript", "pt2")
 """Formats of weights that hold the network too."""
 
-CHANGES = (
-    {"value": 0, "name": "unchanged", "color": "D9D9D9"},
-    {"value": 1, "name": "changed", "color": "D7301F"},
-)
-"""Classes of every binary change map."""
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _without(data: dict[str, Any], *unset: str) -> dict[str, Any]:
-    """Leave out what came later and is not used: cards keep the hash they have."""
-    return {k: v for k, v in data.items() if v or k not in unset}
-
-
-class Normalization(_Part):
+class Normalization(Part):
     """What is done to calibrated values before the network sees them."""
 
     type: Literal["none", "mean-std", "callable"] = "none"
@@ -84,7 +81,7 @@ class Normalization(_Part):
         return self
 
 
-class Patch(_Part):
+class Patch(Part):
     """The pixels the network sees at once, and what it needs around them."""
 
     size: Annotated[int, Field(ge=1, le=8192)] = 256
@@ -111,7 +108,7 @@ class Patch(_Part):
         return self
 
 
-class ModelInput(_Part):
+class ModelInput(Part):
     """What goes in."""
 
     bands: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -128,7 +125,8 @@ class ModelInput(_Part):
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
-    """Calibrated values times this are normalised (10000: numbers of Sentinel-2)."""
+    """Calibrated values are multiplied by this before normalisation (10000
+    turns reflectance into harmonised Sentinel-2 digital numbers)."""
     normalization: Normalization = Normalization()
     """Applied last."""
     fill: tuple[float, ...] | None = None
@@ -146,76 +144,10 @@ class ModelInput(_Part):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without(dump(self), "pair")
+        return without(dump(self), "pair")
 
 
-class OutputClass(_Part):
-    """One class of a map."""
-
-    value: Annotated[int, Field(ge=0, le=254)]
-    """Value stored in the map (255 is nodata)."""
-    name: str
-    """Short name, no spaces."""
-    title: str | None = None
-    """For people."""
-    color: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{6}$")] | None = None
-    """RRGGBB."""
-
-
-class ModelOutput(_Part):
-    """What comes out."""
-
-    classes: tuple[OutputClass, ...] = ()
-    """In the order of the network's channels, or ``schema:NAME``; none: a backbone."""
-    class_schema: str | None = None
-    """Name of the schema that `classes` came from; for messages, not hashed."""
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    """Turns what the file returns into scores; ``none`` if it already does."""
-    single: bool = False
-    """Whether it gives one channel, the second of two classes; first: the rest."""
-    take: str | None = None
-    """Which entry is the output, where the network returns a dict; default ``out``."""
-    features: Annotated[int, Field(ge=1)] | None = None
-    """Numbers that a backbone gives for each place; None for a map."""
-    reduction: Annotated[int, Field(ge=1)] | None = None
-    """Input pixels, along each side, for which a backbone gives one place."""
-    head: Head | None = None
-    """What was fitted to labels, behind the network."""
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's output."""
-        return 1 if self.single else len(self.classes)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        extra = ("class_schema", "single", "take", "features", "reduction", "head")
-        return _without(dump(self), *extra)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _classes_by_name(cls, data: Any) -> Any:
-        return spell_out(data)
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelOutput:
-        if self.features is not None and not self.classes:
-            return self
-        if self.single and (len(self.classes) != 2 or self.activation == "softmax"):
-            raise ValueError(
-                f"single: a network of one channel tells two classes apart, by "
-                f"activation sigmoid (or none), not {len(self.classes)} by "
-                f"{self.activation}"
-            )
-        values = [c.value for c in self.classes]
-        if len(set(values)) != len(values):
-            raise ValueError(f"class values repeat: {values}")
-        if len(values) < 2:
-            raise ValueError("a map needs two classes or more")
-        return self
-
-
-class Weights(_Part):
+class Weights(Part):
     """Where the numbers are."""
 
     href: str
@@ -230,7 +162,7 @@ class Weights(_Part):
     the network itself, which is code: they need trust."""
 
 
-class ModelCard(_Part):
+class ModelCard(Part):
     """Card of a pretrained model: data only, no torch.
 
     Examples
@@ -273,11 +205,17 @@ class ModelCard(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _changes_by_default(cls, data: Any) -> Any:
+    def _usual_output(cls, data: Any) -> Any:
         output = data.get("output", {}) if isinstance(data, dict) else None
-        if not isinstance(output, dict) or data.get("task") != "change":
+        if not isinstance(output, dict):
             return data
-        return {**data, "output": {"classes": CHANGES, **output}}
+        known: dict[str, dict[str, Any]] = {
+            "change": {"classes": CHANGES},
+            # one result for the whole patch, unless the card says otherwise
+            "classification": {"reduction": "patch"},
+        }
+        usual = known.get(str(data.get("task")), {})
+        return {**data, "output": {**usual, **output}} if usual else data
 
     @model_validator(mode="after")
     def _check_change(self) -> ModelCard:
@@ -303,11 +241,14 @@ class ModelCard(_Part):
     @model_validator(mode="after")
     def _check_output(self) -> ModelCard:
         check_channels(self.output, self.architecture_args)
-        if (self.task == "backbone") != (self.output.features is not None):
+        check_task(self.task, self.output.features, self.output.detection)
+        if (self.task == "regression") != bool(self.output.bands):
             raise ValueError(
-                "`output.features` is for cards of `task: backbone`, which need it; "
-                f"this one has task {self.task} and features {self.output.features}"
+                "`output.bands` is for cards of `task: regression`, which need it; "
+                f"this one has task {self.task} and {len(self.output.bands)} bands"
             )
+        if self.output.multilabel and self.task != "classification":
+            raise ValueError("`output.multilabel` is for cards of task classification")
         return self
 
     @property

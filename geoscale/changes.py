@@ -101,7 +101,7 @@ def resolve_change(
     Parameters
     ----------
     task : str or None
-        ``segmentation`` or ``change``; None: what the card is for.
+        A `geoscale.card.TaskName`; None: what the card is for.
     asked : Change or None
         What the user chose.
     card : ModelCard
@@ -119,7 +119,18 @@ def resolve_change(
     CardError
         If the card does not serve.
     """
-    if (task or card.task) == "segmentation":
+    if "detection" in (task, card.task):
+        _check_detection(task, asked, card)
+        return None
+    wanted = task or card.task
+    if wanted in ("embedding", "backbone", "regression", "classification"):
+        if asked is not None:
+            raise JobError(
+                f"`change` says how change is found, but the task is {wanted}; leave "
+                "it out, or choose a model for segmentation or change"
+            )
+        return None
+    if wanted == "segmentation":
         if asked is not None:
             raise JobError(
                 "`change` says how change is found, but the task is segmentation; say "
@@ -146,6 +157,24 @@ def resolve_change(
             + (", or leave `method` out" if card.task == "change" else "")
         )
     return chosen.model_copy(update={"method": method})
+
+
+def _check_detection(task: str | None, asked: Change | None, card: ModelCard) -> None:
+    """Refuse a detector for another task, or another model for detection."""
+    if task not in (None, "detection"):
+        raise CardError(
+            f"`{card.name}` is a detector, which gives objects, not pixels; say "
+            "`task: detection`, or leave `task` out"
+        )
+    if card.task != "detection":
+        raise CardError(
+            f"task detection needs a detector; `{card.name}` is for {card.task}: name "
+            "a card of `task: detection`"
+        )
+    if asked is not None:
+        raise JobError(
+            "`change` says how change is found, but the task is detection; leave it out"
+        )
 
 
 def default_layers(change: Change | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
-from geoscale.options import Change, Inference, Output
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.words import suggest
 
 
@@ -84,6 +84,24 @@ def read_change(change: Change | Mapping[str, Any] | None) -> Change | None:
         return Change.model_validate(dict(change))
     except ValidationError as err:
         raise JobError(explain_validation(err, Change)) from None
+
+
+def read_embedding(
+    embedding: Embedding | Mapping[str, Any] | None,
+) -> Embedding | None:
+    """Read how embeddings are to be made.
+
+    Raises
+    ------
+    JobError
+        If a key is unknown or of the wrong kind.
+    """
+    if embedding is None or isinstance(embedding, Embedding):
+        return embedding
+    try:
+        return Embedding.model_validate(dict(embedding))
+    except ValidationError as err:
+        raise JobError(explain_validation(err, Embedding)) from None
 
 
 def read_output(output: Output | Mapping[str, Any] | None) -> Output:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from geoscale.errors import PlanError
 from geoscale.windows import Window
 
+RUN, OUTSIDE, NO_ITEM = 0, 1, 2
+"""State of a block: to be run, outside the area of interest, no imagery."""
 MOST_BLOCKS = 10_000_000
 """Blocks of a plan: beyond that a grid is wrong, or cut too finely."""
 

@@ -60,3 +60,29 @@ def format_clock(seconds: float) -> str:
     """
     whole = int(seconds)
     return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Say a duration as people do.
+
+    Parameters
+    ----------
+    seconds : float
+        Duration, in s.
+
+    Returns
+    -------
+    str
+        With two units at most.
+
+    Examples
+    --------
+    >>> format_seconds(42.3), format_seconds(210), format_seconds(8000)
+    ('42 s', '3 min 30 s', '2 h 13 min')
+    """
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600:,} h {total % 3600 // 60} min"

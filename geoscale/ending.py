@@ -12,9 +12,13 @@ from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
+from geoscale.gathering import gather
 from geoscale.launch import wait_for_workers
+from geoscale.notebook import draw_cell
 from geoscale.plans import InferencePlan
 from geoscale.sinks.overviews import write_overviews
+from geoscale.sinks.thumbnail import draw_thumbnail
+from geoscale.sinks.vector import VectorSink
 from geoscale.sinks.zarr import ZarrSink
 from geoscale.types import Json
 from geoscale.words import redact
@@ -73,6 +77,8 @@ class RunReport:
     """Assets that could not be had, whose pixels are nodata by the job's choice."""
     unclear: tuple[str, ...] = ()
     """Periods in which pixels with imagery have no clear view, and how many."""
+    dashboard: str = ""
+    """Address of the dashboard of the cluster that it ran on; empty without one."""
     zones: dict[str, RunReport] = field(default_factory=dict)
     """Zone → its own report, where there are several; the rest is over all of them."""
 
@@ -111,6 +117,16 @@ class RunReport:
                 "nodata: missing_assets in .geoscale/final.json"
             )
         return "\n".join([*lines, *self._troubles()])
+
+    def _repr_html_(self) -> str:
+        first, _, rest = str(self).partition("\n")
+        return draw_cell(
+            first,
+            rest,
+            progress=(self.blocks - self.missing, self.blocks),
+            picture=draw_thumbnail(self.output),
+            link=self.dashboard,
+        )
 
     def describe(self) -> str:
         """Say in a few words how it ended."""
@@ -177,7 +193,9 @@ def finish_run(
     if not missing:
         _drop_orphans(plan, sink, done)
         summary = dict(provenance)
-        if plan.output.overviews:
+        if isinstance(sink, VectorSink):
+            summary["gathered"] = gather(plan, sink)
+        elif plan.output.overviews:
             summary["overviews"] = _overviews(journal, url, client)
         found = finalize(plan, journal, sink, summary)
         complete, damaged = found.is_sound, len(found.damaged)
@@ -201,6 +219,7 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+        dashboard="" if client is None else str(client.dashboard_link or ""),
         unclear=tuple(say_unclear(row) for row in list_unclear(plan, ledger)),
     )
 
@@ -341,7 +360,9 @@ def _spread(
         yield from client.gather(client.map(function, some, pure=False, retries=3))
 
 
-def _drop_orphans(plan: InferencePlan, sink: ZarrSink, done: set[int]) -> None:
+def _drop_orphans(
+    plan: InferencePlan, sink: ZarrSink | VectorSink, done: set[int]
+) -> None:
     """Delete what killed writers left: shards of no block, partial files."""
     for key in sink.keys():  # noqa: SIM118  (a sink is no mapping)
         place = sink.place(key)

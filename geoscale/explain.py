@@ -43,6 +43,7 @@ def describe_plan(
         ("grid", _grid(plan)),
         ("model", _model(plan)),
         *_change(plan),
+        *_embedding(plan),
         ("patches", _patches(plan)),
         ("blocks", _blocks(plan)),
         ("memory", _memory(plan, allowed_bytes)),
@@ -146,10 +147,39 @@ def _crs_name(plan: InferencePlan) -> str:
 def _model(plan: InferencePlan) -> str:
     chosen = plan.inference
     return (
-        f"{plan.card.name}  {plan.goal}  {len(plan.card.output.classes)} classes  "
+        f"{plan.card.name}  {plan.goal}  {_gives(plan)}  "
         f"{chosen.runtime} {chosen.precision} on {chosen.device}  "
         f"sha256:{plan.weights_sha256[:8]}…"
     )
+
+
+def _embedding(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say where the numbers of embeddings come from, if they have any."""
+    told = plan.statistics
+    if plan.embedding is None or (plan.is_learned and told is None):
+        return []
+    if told is None:
+        text = "numbers of the whole area: in a first pass, before the first block"
+        return [("learned", text)]
+    text = f"{told['vectors']:,} vectors of {count_places(told['places'])}"
+    if "explained" in told:
+        share = sum(told["explained"])
+        text += (
+            f"  {len(told['explained'])} components hold {share:.1%} of the variance"
+        )
+    return [("learned", text)]
+
+
+def _gives(plan: InferencePlan) -> str:
+    """Say what the network gives, and for which squares."""
+    output = plan.card.output
+    text = f"{len(output.classes)} classes"
+    if output.bands:
+        text = ", ".join(f"{band.name} [{band.units}]" for band in output.bands)
+    elif plan.embedding is not None:
+        kept = plan.embedding.components
+        text = f"{output.features} features" + (f" to {kept}" if kept else "")
+    return text + (f" per {plan.cell} x {plan.cell} px" if plan.cell > 1 else "")
 
 
 def _change(plan: InferencePlan) -> list[tuple[str, str]]:
@@ -260,9 +290,12 @@ def _memory(plan: InferencePlan, allowed: int | None) -> str:
 
 
 def _writes(plan: InferencePlan) -> str:
+    if plan.card.output.detection is not None:
+        parts = f"{len(plan.numbers()):,} parts"
+        return f"detections.parquet (GeoParquet), from at most {parts}"
     names = [*plan.layers, *plan.source.get("layers", ())]
     layers = ", ".join(names)
-    size = plan.grid.block_px
+    size = plan.stored_block
     files = len(plan.numbers()) * len(names)
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
@@ -273,9 +306,16 @@ def _writes(plan: InferencePlan) -> str:
 def count_planes(plan: InferencePlan) -> int:
     """Count bytes per pixel over all layers."""
     size = 2 if plan.output.scores_dtype == "float16" else 1
+    stored = {"float32": 4, "float16": 2, "int8": 1}.get(plan.output.dtype or "", 1)
     wide = {"scores": size * len(plan.card.output.classes), "probability": size}
+    if plan.card.output.detection is not None:
+        return 0  # some hundred bytes an object, whatever the pixels
     extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
-    wide["observations"] = 2
+    wide |= {"observations": 2, "labels": len(plan.card.output.classes)}
+    wide |= {band.name: stored for band in plan.card.output.bands}
+    if plan.embedding is not None:
+        kept = plan.embedding.components or plan.card.output.width
+        wide["embedding"] = stored * kept
     return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
-from geoscale.options import SAY_MODEL, Change, Inference, Output
+from geoscale.options import SAY_MODEL, Change, Embedding, Inference, Output
 from geoscale.plain import read_yaml
 from geoscale.sources.settings import Grid, Imagery
 
@@ -38,6 +38,8 @@ class Job(BaseModel):
     """What to make; default: what the model is for."""
     change: Change | None = None
     """How change is found; for ``task: change``."""
+    embedding: Embedding | None = None
+    """How embeddings are made; for ``task: embedding``."""
     inference: Inference = Inference()
     """How to run."""
     output: JobOutput

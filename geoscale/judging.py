@@ -22,7 +22,7 @@ from geoscale.models import (
 )
 from geoscale.options import Inference, Output
 from geoscale.passes import BlockTask
-from geoscale.planner import resolve_inference
+from geoscale.patching import resolve_inference
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sources.clear import UNJUDGED, Judge, Judging, Mask

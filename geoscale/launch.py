@@ -16,7 +16,7 @@ from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
 from geoscale.models import find_differences, handshake, name_kind, resolve_weights
-from geoscale.options import Change, Inference, Output
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
 from geoscale.sources.aoi import Area as Polygon
@@ -43,6 +43,7 @@ def plan_source(
     inference: Inference,
     output: Output,
     change: Change | None = None,
+    embedding: Embedding | None = None,
 ) -> InferencePlan:
     """Plan over a source that gives the card's bands in the card's units.
 
@@ -60,6 +61,8 @@ def plan_source(
         What is to be stored.
     change : Change, optional
         How change is found; None: a map of classes.
+    embedding : Embedding, optional
+        How embeddings are made; None: none are.
 
     Returns
     -------
@@ -79,6 +82,7 @@ def plan_source(
         output=output,
         area=asked,
         change=change,
+        embedding=embedding,
     )
 
 

@@ -1,4 +1,4 @@
-"""Learning: what a change job takes from its whole area before its first block.
+"""Learning: what a job takes from its whole area before its first block.
 
 Means, canonical vectors and thresholds of the unsupervised methods, and the shift
 between the dates, come from a first pass over places that depend on the stack alone.
@@ -20,6 +20,7 @@ from geoscale.contrast.pairs import Pair, Sample
 from geoscale.contrast.shifts import MOST_PX, Shift, find_shift
 from geoscale.contrast.thresholds import find_threshold
 from geoscale.contrast.vectors import ChangeVectors, fit_vectors
+from geoscale.embeddings import learn_embedding
 from geoscale.engine.journal import Journal
 from geoscale.errors import MissingDependencyError, PlanError
 from geoscale.explain import count_places
@@ -78,6 +79,8 @@ def learn(
         If the pixels cannot be compared.
     """
     change = plan.change
+    if plan.embedding is not None:
+        return learn_embedding(plan, url, client=client, trust_code=trust_code)
     if change is None:
         return plan
     looks = looks and change.coregister == "report" and plan.statistics is None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geoscale.card import ModelCard
+from geoscale.chunks import OUTSIDE
+from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
 from geoscale.memory import (
     COMPOSITE_BYTES,
     SHARED_BYTES,
@@ -44,10 +46,13 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
         Upper bound, by cause, in bytes.
     """
     patch_px = int(np.prod(plan.lattice.patch_shape))
+    places = int(np.prod(plan.card.output.places(plan.lattice.patch_shape)))
     chosen = batch or plan.inference.batch
     n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
-    channels, classes = plan.card.input.channels, len(plan.card.output.classes)
-    core = plan.grid.core(0)
+    channels, classes = plan.card.input.channels, plan.card.output.width
+    if plan.card.task == "detection":
+        classes = 1  # nothing is held for each pixel and class
+    core = plan.stored(plan.grid.core(0))
     read = plan.lattice.read_window(plan.grid.middle())
     # a network of pairs holds what it made of one date while it looks at the other
     alive = ACTIVATIONS * (1 if plan.card.input.pair is None else 2)
@@ -59,7 +64,7 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
         (classes, *core.shape),
         itemsize=max(plan.itemsize, 4),
         channels=channels,
-        batch_bytes=n * patch_px * 4 * (channels + 2 * classes + alive),
+        batch_bytes=n * 4 * (patch_px * (channels + alive) + 2 * classes * places),
         reserved=RESERVED_BYTES,
         in_flight=plan.in_flight,
     )
@@ -93,6 +98,36 @@ def _judge_bytes(plan: InferencePlan, read_px: int) -> int:
     batch = batch_px * 4 * (channels + 2 * classes + ACTIVATIONS)
     block = grown * 4 * (4 * channels + 2 * classes + 2)
     return int(batch + SHARED_BYTES + plan.in_flight * (block + COMPOSITE_BYTES))
+
+
+def check_plan(plan: InferencePlan, allowed_bytes: int | None) -> None:
+    """Refuse what cannot work; see `InferencePlan.validate`."""
+    halo, margin = plan.card.input.patch.halo, plan.lattice.margin
+    if plan.lattice.merge == "blend":
+        halo = None
+    if halo is not None and margin is not None and margin < halo:
+        assert plan.inference.patch is not None
+        raise PlanError(
+            f"stride of {plan.inference.stride} px leaves {margin} px of "
+            f"context around each core, `{plan.card.name}` needs {halo} px: "
+            "seams would show; choose stride <= "
+            f"{plan.inference.patch - 2 * halo}, or `merge: blend`"
+        )
+    if not len(plan.numbers()):
+        outside = int((plan.states == OUTSIDE).sum())
+        raise EmptyPlanError(
+            f"none of {len(plan.grid)} blocks has imagery inside the area of "
+            f"interest ({outside} lie outside it, the others have no item); check "
+            "the grid's bounds, the AOI and the items' footprints"
+        )
+    need = plan.memory().total
+    if allowed_bytes is not None and need > allowed_bytes:
+        raise MemoryPlanError(
+            f"a worker is projected to need {need / 1e9:.1f} GB, "
+            f"{allowed_bytes / 1e9:.1f} GB are allowed; choose a smaller "
+            f"`inference.block` than {plan.grid.block_px} px, a smaller batch, "
+            "fewer blocks in flight, or give workers more memory"
+        )
 
 
 def project_output_bytes(template: OutputTemplate) -> tuple[int, int]:

@@ -126,16 +126,41 @@ class Change(BaseModel):
         return self.method != "classes"
 
 
+class Embedding(BaseModel):
+    """How the features of a backbone become embeddings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per: Literal["cell", "patch"] = "cell"
+    """``cell``: one vector for each place of the network's own grid; ``patch``: one
+    for each patch, the mean of its places."""
+    components: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Principal components that are kept instead of all features."""
+    numbers: dict[str, Any] | None = None
+    """Mean, components, scale and offset, as `geoscale.embeddings` finds them in a
+    first pass; those of one area make another one comparable with it."""
+
+    def needs_numbers(self, dtype: str | None) -> bool:
+        """Whether numbers are still to be found for a way of storing."""
+        wanted = self.components is not None or dtype == "int8"
+        return wanted and self.numbers is None
+
+
 class Output(BaseModel):
     """What is stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     layers: tuple[str, ...] | None = None
-    """Some of classes, confidence, entropy, margin, scores; of change: change,
-    probability, from_class, to_class. Default: classes, confidence; all of change's."""
+    """Some of classes, confidence, entropy, margin, scores; of several labels at once
+    also labels; of a regression its quantities; of embeddings embedding; of change:
+    change, probability, from_class, to_class. Default: classes, confidence; of all
+    other tasks all of these, but entropy and margin."""
     scores_dtype: Literal["uint8", "float16"] = "uint8"
     """How scores, and probabilities of change, are stored."""
+    dtype: Literal["float32", "float16", "int8"] | None = None
+    """How numbers are stored: of a regression ``float32`` (default) or ``float16``, of
+    embeddings ``float16`` (default), ``float32``, or ``int8`` in even steps."""
     chunk: Annotated[int, Field(ge=1)] | None = None
     """Height and width of a chunk inside a shard, in px; default: a divisor of
     the block, at most 512."""
@@ -162,4 +187,6 @@ class Output(BaseModel):
         if data.get("store") == "zarr":
             # plans of plain outputs keep the names that they have
             del data["store"], data["epoch_s"]
+        if data.get("dtype") is None:
+            data.pop("dtype", None)
         return data

@@ -143,7 +143,7 @@ def repair(
 
 
 def export(
-    output: str | Path, to: str | Path, *, layers: Sequence[str] = ("classes",)
+    output: str | Path, to: str | Path, *, layers: Sequence[str] | None = None
 ) -> list[Path]:
     """Write a finished output as Cloud Optimized GeoTIFFs with STAC Items.
 
@@ -153,8 +153,9 @@ def export(
         A complete output, or the folder of several UTM zones'.
     to : str or path
         Local folder.
-    layers : sequence of str
-        Layers to write; ``classes`` carries its colour table.
+    layers : sequence of str, optional
+        Layers to write; default ``classes``, which carries its colour table, or the
+        quantities of a regression.
 
     Returns
     -------
@@ -173,11 +174,24 @@ def export(
         return _export_zones(url, told, Path(to), layers)
     journal, stored = _stored(url)
     final = _final(journal, stored)
+    if stored.card.output.detection is not None:
+        raise OutputError(
+            f"{redact(journal.url)} holds objects, a table and no map: write it by "
+            "`geoscale export OUT --to objects.gpkg` (Python: "
+            "geoscale.results.objects.export_objects)"
+        )
+    layers = layers or _choose_layers(stored)
     cogs = {layer: export_cog(journal.url, to, layer) for layer in layers}
     # A mapping of URLs to ids would carry signatures; ids say enough.
     facts = {**final, "sources": list_sources(stored)}
     catalogue = export_stac(to, journal.url, cogs, facts, stored.card)
     return [*(path for paths in cogs.values() for path in paths), catalogue]
+
+
+def _choose_layers(stored: InferencePlan) -> tuple[str, ...]:
+    """Layers that are exported where none is named."""
+    plain = stored.goal in ("segmentation", "change", "classification")
+    return ("classes",) if plain else stored.layers
 
 
 def _status_of_zones(url: str, told: Json) -> Json:
@@ -235,7 +249,9 @@ def _begun_zones(url: str, told: Json) -> dict[str, str]:
     return places
 
 
-def _export_zones(url: str, told: Json, to: Path, layers: Sequence[str]) -> list[Path]:
+def _export_zones(
+    url: str, told: Json, to: Path, layers: Sequence[str] | None
+) -> list[Path]:
     places = _begun_zones(url, told)
     for place in places.values():
         _final(*_stored(place))  # all or nothing: before the first file is written
@@ -266,7 +282,7 @@ def _verify(journal: Journal, stored: InferencePlan) -> Verification:
     found.damaged += [Damage(None, key, "changed") for key in sink.damaged_metadata()]
     final = journal.final()
     if final is not None:
-        found.check(sink, final.get("overviews", {}))
+        found.check(sink, final.get("overviews", {}) | final.get("gathered", {}))
     return found
 
 

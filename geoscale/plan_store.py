@@ -11,7 +11,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import OutputError
-from geoscale.options import Change, Inference, Output
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.passes import join_steps
 from geoscale.plans import (
     BLOCKS,
@@ -178,6 +178,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
     table = pq.read_table(io.BytesIO(parquet), columns=["state"], use_threads=False)
     states = table["state"].to_numpy()
     asked, change = stored["asked"], stored.get("change")
+    embedding = stored.get("embedding")
     plan = InferencePlan(
         source=stored["source"],
         card=ModelCard.from_dict(stored["card"], where="stored plan"),
@@ -190,6 +191,7 @@ def load_plan(data: bytes, parquet: bytes, home: str | None = None) -> Inference
         itemsize=stored["itemsize"],
         states=np.asarray(states, np.uint8),
         change=None if change is None else Change.model_validate(change),
+        embedding=None if embedding is None else Embedding.model_validate(embedding),
         aoi=stored["aoi"],
         notes=tuple(stored["notes"]),
         asked=None if asked is None else Inference.model_validate(asked),

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.admission import admit, needs_acceptance
-from geoscale.card import ModelCard, Patch
-from geoscale.changes import default_layers, group_steps
-from geoscale.chunks import BlockGrid, choose_chunk, round_up
+from geoscale.card import ModelCard
+from geoscale.changes import group_steps
+from geoscale.chunks import BlockGrid, choose_chunk
+from geoscale.coarse import find_cell
 from geoscale.errors import CardError, PlanError
-from geoscale.options import Change, Inference, Output
+from geoscale.goals import complete_output
+from geoscale.objects import LAYER
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.passes import Passes, join_steps
+from geoscale.patching import resolve_inference, tell_cut_objects
 from geoscale.plans import NO_ITEM, OUTSIDE, RUN, InferencePlan
 from geoscale.types import Bool, Ints, Json, Source
-
-LEAST_BLOCK_PX, MOST_BLOCK_PX = 1024, 2048
-"""Blocks are about an eighth of the stack wide, within these: one write, seconds
-of work, and enough of them to keep reading, inference and writing busy at once."""
-LEAST_ACROSS, MOST_ACROSS = 4, 8
-"""Where patches are blended, blocks are a third of the stack wide, within these many
-strides: what lies across their edges is computed twice, unless one process runs both
-neighbours, as it does where the stack is small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +43,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
     output: Output | None = None,
     area: Area | None = None,
     change: Change | None = None,
+    embedding: Embedding | None = None,
 ) -> InferencePlan:
     """Plan a job.
 
@@ -66,6 +62,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
     change : Change, optional
         How change is found, from `geoscale.changes.resolve_change`; None: a map of
         classes.
+    embedding : Embedding, optional
+        How features become embeddings, from `geoscale.goals.resolve_embedding`.
 
     Returns
     -------
@@ -78,7 +76,8 @@ def make_plan(  # noqa: PLR0913  (all by name)
         If a choice does not fit the model or the stack.
     """
     asked = inference or Inference()
-    admit(card, accept_license=asked.accept_license)
+    embeds = embedding is not None
+    admit(card, accept_license=asked.accept_license, embeds=embeds)
     if len(source.bands) != len(card.input.bands):
         raise CardError(
             f"`{card.name}` expects {len(card.input.bands)} bands "
@@ -88,13 +87,32 @@ def make_plan(  # noqa: PLR0913  (all by name)
     spec = source.spec()
     groups = _group(spec, change, source, card)
     height, width = (int(n) for n in source.geobox.shape)
-    chosen = resolve_inference(asked, card, (height, width))
+    pooled = embedding is not None and embedding.per == "patch"
+    chosen = resolve_inference(asked, card, (height, width), pooled=pooled)
     assert chosen.block is not None
-    wanted = output or Output()
-    if wanted.chunk is not None and chosen.block % wanted.chunk:
+    assert chosen.patch is not None
+    cell = find_cell(card, chosen.patch, pooled=pooled)
+    if asked.is_measured and (cell > 1 or card.task not in ("segmentation", "change")):
         raise PlanError(
-            f"chunk of {wanted.chunk} px does not divide the block of {chosen.block} "
-            f"px; two tasks would write one shard: use {choose_chunk(chosen.block)}"
+            "runtime and precision `auto` compare the classes of pixels, and "
+            f"`{card.name}` gives none: name `inference.runtime` and "
+            "`inference.precision`"
+        )
+    if cell > 1 and spec.get("layers"):
+        raise PlanError(
+            f"`{card.name}` gives one value for {cell} x {cell} px, and layers of the "
+            "imagery have one for each: leave `imagery.composite.layers` out"
+        )
+    wanted = output or Output()
+    if card.output.detection is not None:
+        wanted = _refuse_layers(wanted, spec)
+    else:
+        wanted = complete_output(wanted, card, change, embedding)
+    block = chosen.block // cell
+    if wanted.chunk is not None and block % wanted.chunk:
+        raise PlanError(
+            f"chunk of {wanted.chunk} px does not divide the block of {block} "
+            f"px; two tasks would write one shard: use {choose_chunk(block)}"
         )
     grid = BlockGrid(len(groups), (height, width), chosen.block)
     plan = InferencePlan(
@@ -105,22 +123,33 @@ def make_plan(  # noqa: PLR0913  (all by name)
         geobox=source.geobox,
         source_times=source.times,
         inference=chosen,
-        output=wanted.model_copy(
-            update={
-                "chunk": wanted.chunk or choose_chunk(chosen.block),
-                "layers": wanted.layers or default_layers(change),
-            }
-        ),
+        output=wanted.model_copy(update={"chunk": wanted.chunk or choose_chunk(block)}),
         change=change,
+        embedding=embedding,
         itemsize=int(source.dtype.itemsize),
         states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
         aoi=None if area is None else area.geometry,
-        notes=tuple(_notes(source, card, (height, width), chosen)),
+        notes=tuple(_notes(source, card, (height, width), chosen, cell)),
         asked=asked if asked.is_measured else None,
     )
     _check_turns(plan)
     plan.validate()
     return plan
+
+
+def _refuse_layers(wanted: Output, spec: Json) -> Output:
+    """Give what a detector's output can be: a table, without layers or overviews."""
+    if wanted.layers not in (None, (LAYER,)) or wanted.store != "zarr":
+        raise PlanError(
+            "detections are stored as a table (GeoParquet); leave `output.layers` and "
+            "`output.store` out"
+        )
+    if "votes" in spec or spec.get("layers"):
+        raise PlanError(
+            "composite vote and `imagery.layers` are for maps, and a detector gives "
+            "none; leave them out, or choose composite median"
+        )
+    return wanted.model_copy(update={"layers": (LAYER,), "overviews": False})
 
 
 def _check_turns(plan: InferencePlan) -> None:
@@ -140,92 +169,15 @@ def _group(
     """Tell the passes of each time step of the output."""
     if "votes" not in spec:
         return group_steps(change, source.times, card)
-    if change is not None or card.input.frames > 1:
+    others = card.task not in ("segmentation", "change")
+    if change is not None or card.input.frames > 1 or others:
         raise CardError(
             "composite vote is for models that classify one date, and for maps of "
             f"classes; `{card.name}` takes {card.input.frames}, the job makes "
-            f"{'classes' if change is None else 'change'}: choose median, or another "
-            "composite"
+            f"{'change' if change is not None else card.task}: choose median, or "
+            "another composite"
         )
     return [tuple((step,) for step in steps) for _, _, steps in spec["votes"]]
-
-
-def resolve_inference(
-    asked: Inference, card: ModelCard, shape: tuple[int, int]
-) -> Inference:
-    """Fill in every choice that the user left open.
-
-    Parameters
-    ----------
-    asked : Inference
-        What the user chose.
-    card : ModelCard
-        The model.
-    shape : tuple of int, (y, x)
-        Size of the stack, in px.
-
-    Returns
-    -------
-    Inference
-        With patch, stride, merge and block set.
-
-    Raises
-    ------
-    PlanError
-        If a choice does not fit the model.
-    """
-    needs = card.input.patch
-    patch = asked.patch or needs.size
-    if needs.fixed and patch != needs.size:
-        raise PlanError(
-            f"`{card.name}` takes patches of {needs.size} px only, not {patch}; leave "
-            "`inference.patch` out"
-        )
-    step = lcm(needs.multiple_of, needs.alignment)
-    if patch % step:
-        raise PlanError(
-            f"patch of {patch} px is no multiple of {step} px, which `{card.name}` "
-            f"needs; choose {round_up(patch, step)}"
-        )
-    merge = asked.merge or ("crop" if needs.halo is not None else "blend")
-    stride = asked.stride or _default_stride(patch, merge, needs)
-    if not 1 <= stride <= patch:
-        raise PlanError(
-            f"stride of {stride} px leaves gaps between patches of {patch} px; "
-            f"choose 1 <= stride <= {patch}"
-        )
-    found: Json = {"patch": patch, "stride": stride, "merge": merge}
-    found["block"] = asked.block or _default_block(stride, merge, shape)
-    # what is to be measured stands at its default until then
-    if asked.runtime == "auto":
-        found["runtime"] = "native"
-    if asked.precision == "auto":
-        found["precision"] = "float32"
-    return asked.model_copy(update=found)
-
-
-def _default_stride(patch: int, merge: str, needs: Patch) -> int:
-    step = needs.alignment
-    if merge == "crop":
-        ring = round_up(patch // 8 if needs.halo is None else needs.halo, step)
-        return max(step, (patch - 2 * ring) // step * step)
-    # An eleventh: more overlap costs time and mends nothing on the cloud model's
-    # scene, none shows in accuracy and seams; `python -m benchmarks strides`.
-    stride = max(step, (patch - patch // 11) // step * step)
-    # Odd where it may be: neighbouring patches then meet strided layers at
-    # different phases, and blending averages what a single phase would imprint.
-    return stride - 1 if step == 1 and stride % 2 == 0 else stride
-
-
-def _default_block(stride: int, merge: str, shape: tuple[int, int]) -> int:
-    """Whole strides, so that cropping recomputes nothing; no larger than needed."""
-    longest = max(shape)
-    target = min(max(LEAST_BLOCK_PX, longest // 8), MOST_BLOCK_PX)
-    strides = -(-target // stride)
-    if merge == "blend":
-        third = -(-longest // (3 * stride))
-        strides = max(strides, min(MOST_ACROSS, max(LEAST_ACROSS, third)))
-    return stride * min(strides, -(-longest // stride))
 
 
 def find_states(
@@ -273,7 +225,11 @@ def find_states(
 
 
 def _notes(
-    source: Source, card: ModelCard, shape: tuple[int, int], chosen: Inference
+    source: Source,
+    card: ModelCard,
+    shape: tuple[int, int],
+    chosen: Inference,
+    cell: int,
 ) -> Sequence[str]:
     notes = []
     patch = card.input.patch
@@ -285,10 +241,15 @@ def _notes(
             f"the stack of {shape[0]} x {shape[1]} px is smaller than the model's "
             f"fixed patch of {patch.size} px: it is padded by reflection"
         )
-    if patch.halo is None and chosen.merge == "crop":
+    notes += tell_cut_objects(card, chosen)
+    seams = card.task != "detection" and patch.halo is None and chosen.merge == "crop"
+    if seams and cell != chosen.patch:
+        mend = "merge blend hides them"
+        if card.output.features is not None:
+            mend = "a larger patch, or a smaller stride, makes them fainter"
         notes.append(
             f"`{card.name}` states no halo: with merge crop, seams may show along "
-            "patch borders; merge blend hides them"
+            f"patch borders; {mend}"
         )
     gsd, crs = card.input.gsd_m, source.geobox.crs
     if gsd is not None and crs is not None and not crs.geographic:

@@ -1,8 +1,7 @@
 """The plan: everything that decides the result, fixed before a pixel is read.
 
-A plan is data. It says what is read, by which model, on which lattice, in
-which blocks, and what is stored; its hash names the result. It can be shown,
-refused, saved, and run anywhere.
+A plan is data. It says what is read, by which model, on which lattice, in which blocks,
+and what is stored; its hash names the result. It is shown, refused, saved, and run.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +19,21 @@ from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
 from geoscale.changes import group_steps
+from geoscale.chunks import NO_ITEM as NO_ITEM
+from geoscale.chunks import OUTSIDE as OUTSIDE
+from geoscale.chunks import RUN as RUN
 from geoscale.chunks import BlockGrid
+from geoscale.coarse import coarse_geobox, find_cell, shrink
 from geoscale.contrast.cards import is_open
-from geoscale.errors import EmptyPlanError, MemoryPlanError, PlanError
 from geoscale.memory import BlockMemory
-from geoscale.needs import project_memory
-from geoscale.options import Change, Inference, Output
+from geoscale.needs import check_plan, project_memory
+from geoscale.notebook import draw_cell
+from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.passes import BlockTask, Passes, join_steps
 from geoscale.patches import Lattice
 from geoscale.sums import count_distinct_patches, count_patches, count_pixels
 from geoscale.types import Json, Source
+from geoscale.windows import Window
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -42,16 +47,10 @@ ITEMS = "items.parquet"
 BLOCKS = "blocks.parquet"
 """Table of the blocks, there too."""
 
-RUN, OUTSIDE, NO_ITEM = 0, 1, 2
-"""State of a block: to be run, outside the area of interest, no imagery."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InferencePlan:
-    """Everything that decides a result.
-
-    Made by `geoscale.plan`; immutable.
-    """
+    """Everything that decides a result; made by `geoscale.plan`, immutable."""
 
     source: Json
     """Spec from which every worker rebuilds the source; hrefs are unsigned."""
@@ -75,6 +74,8 @@ class InferencePlan:
     """State of every block: `RUN`, `OUTSIDE` or `NO_ITEM`."""
     change: Change | None = None
     """How change between dates is found, resolved; None: a map of classes."""
+    embedding: Embedding | None = None
+    """How features become embeddings; None where nothing of the kind is made."""
     aoi: Json | None = None
     """Area of interest as GeoJSON geometry in the grid's CRS; pixels outside are
     nodata."""
@@ -102,8 +103,35 @@ class InferencePlan:
 
     @property
     def goal(self) -> str:
-        """What is made: ``segmentation`` or ``change``."""
-        return "segmentation" if self.change is None else "change"
+        """What is made, as jobs call it: a `geoscale.card.TaskName`."""
+        if self.change is not None:
+            return "change"
+        return "embedding" if self.card.task == "backbone" else self.card.task
+
+    @cached_property
+    def cell(self) -> int:
+        """Input pixels, along each side, for which one value is stored."""
+        assert self.inference.patch is not None
+        return find_cell(self.card, self.inference.patch, pooled=self.is_pooled)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the features of a patch become one vector."""
+        return self.embedding is not None and self.embedding.per == "patch"
+
+    @property
+    def stored_geobox(self) -> GeoBox:
+        """Grid of what is stored: of the cells."""
+        return coarse_geobox(self.geobox, self.cell)
+
+    @property
+    def stored_block(self) -> int:
+        """Height and width of what a block stores, in px of the stored grid."""
+        return self.grid.block_px // self.cell
+
+    def stored(self, window: Window) -> Window:
+        """Give a window of whole cells on the stored grid."""
+        return shrink(window, self.cell)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -161,7 +189,7 @@ class InferencePlan:
             patch=chosen.patch,
             stride=chosen.stride,
             merge=chosen.merge,
-            alignment=patch.alignment,
+            alignment=lcm(patch.alignment, self.cell),
             multiple_of=None if patch.fixed else patch.multiple_of,
         )
 
@@ -201,19 +229,7 @@ class InferencePlan:
         return np.repeat(self.runs(), [len(passes) for passes in self.groups], axis=0)
 
     def memory(self, batch: int | None = None) -> BlockMemory:
-        """Project the peak host memory of one worker process.
-
-        Parameters
-        ----------
-        batch : int, optional
-            Patches per batch; default the plan's, or as many as make half a
-            megapixel.
-
-        Returns
-        -------
-        BlockMemory
-            Upper bound, by cause, in bytes.
-        """
+        """Project the peak host memory of a worker; see `project_memory`."""
         return project_memory(self, batch)
 
     def count_distinct_patches(self) -> int:
@@ -235,8 +251,8 @@ class InferencePlan:
 
     def output_bytes(self, layers: int) -> int:
         """Bound the stored size before compression, in bytes."""
-        height, width = self.shape
-        return height * width * len(self.times) * layers
+        height, width = self.stored_geobox.shape
+        return int(height) * int(width) * len(self.times) * layers
 
     def validate(self, *, allowed_bytes: int | None = None) -> None:
         """Refuse what cannot work, before a pixel is read.
@@ -254,32 +270,7 @@ class InferencePlan:
         MemoryPlanError
             If a block is projected to need more than is allowed.
         """
-        halo, margin = self.card.input.patch.halo, self.lattice.margin
-        if self.lattice.merge == "blend":
-            halo = None
-        if halo is not None and margin is not None and margin < halo:
-            assert self.inference.patch is not None
-            raise PlanError(
-                f"stride of {self.inference.stride} px leaves {margin} px of "
-                f"context around each core, `{self.card.name}` needs {halo} px: "
-                "seams would show; choose stride <= "
-                f"{self.inference.patch - 2 * halo}, or `merge: blend`"
-            )
-        if not len(self.numbers()):
-            outside = int((self.states == OUTSIDE).sum())
-            raise EmptyPlanError(
-                f"none of {len(self.grid)} blocks has imagery inside the area of "
-                f"interest ({outside} lie outside it, the others have no item); check "
-                "the grid's bounds, the AOI and the items' footprints"
-            )
-        need = self.memory().total
-        if allowed_bytes is not None and need > allowed_bytes:
-            raise MemoryPlanError(
-                f"a worker is projected to need {need / 1e9:.1f} GB, "
-                f"{allowed_bytes / 1e9:.1f} GB are allowed; choose a smaller "
-                f"`inference.block` than {self.grid.block_px} px, a smaller batch, "
-                "fewer blocks in flight, or give workers more memory"
-            )
+        check_plan(self, allowed_bytes)
 
     def explain(
         self,
@@ -316,6 +307,9 @@ class InferencePlan:
     def __str__(self) -> str:
         return self.explain()
 
+    def _repr_html_(self) -> str:
+        return draw_cell(*self.explain().split("\n", 1))
+
     def patches_per_block(self) -> int:
         """Count the patches of a block with neighbours on all sides."""
         return self.lattice.count_touching(self.grid.middle())
@@ -324,6 +318,8 @@ class InferencePlan:
         """Everything but the states, as JSON-able data."""
         # absent where nothing is compared: such plans keep the hash that they have
         change = {} if self.change is None else {"change": self.change.model_dump()}
+        if self.embedding is not None:
+            change["embedding"] = self.embedding.model_dump(exclude_none=True)
         return change | {
             "result_version": RESULT_VERSION,
             "source": self.source,
@@ -359,7 +355,7 @@ class InferencePlan:
         output = {k: v for k, v in data["output"].items() if k not in free}
         if self.change is not None and self.change.coregister != "shift":
             del data["change"]["coregister"]
-        change = {"change": data["change"]} if "change" in data else {}
+        change = {k: data[k] for k in ("change", "embedding") if k in data}
         return change | {
             "result version": RESULT_VERSION,
             "imagery": _digest(data["source"]),
@@ -387,6 +383,8 @@ class InferencePlan:
     @property
     def is_learned(self) -> bool:
         """Whether no number of the whole area is missing; see `geoscale.learn`."""
+        if self.embedding is not None:
+            return not self.embedding.needs_numbers(self.output.dtype)
         shifts = self.change is not None and self.change.coregister == "shift"
         return self.statistics is not None or not (is_open(self.card) or shifts)
 

@@ -54,6 +54,8 @@ def mark_job(job: Job, card: ModelCard) -> str | None:
         "inference": job.inference.model_dump(mode="json"),
         "output": job.output.model_dump(mode="json", exclude={"to"}),
     }
+    if job.embedding is not None:
+        told["embedding"] = job.embedding.model_dump(mode="json")
     if job.change is not None:
         told["change"] = job.change.model_dump(mode="json")
     if (judging := find_judging(job.imagery.mask)) is not None:

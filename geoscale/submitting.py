@@ -29,11 +29,14 @@ from geoscale.clusters import (
     write_submit,
     write_worker_script,
 )
+from geoscale.durations import format_seconds
 from geoscale.engine.journal import Journal
 from geoscale.errors import JobError, StoppedError
 from geoscale.job import Job, load_job
 from geoscale.launch import MEMORY_SHARE
+from geoscale.notebook import draw_cell
 from geoscale.plans import InferencePlan
+from geoscale.sinks.thumbnail import draw_thumbnail
 from geoscale.storage import Folder
 from geoscale.submitted import JOBS, cancel, describe, read_jobs, refuse_twice
 from geoscale.types import Json
@@ -89,6 +92,25 @@ class SubmittedJob:
     def __repr__(self) -> str:
         jobs = ", ".join(f"{j['kind']} {j['id']}" for j in read_jobs(self.output))
         return f"SubmittedJob({redact(self.output)}: {jobs})"
+
+    def _repr_html_(self) -> str:
+        found = self.status()
+        rows = [
+            f"{job['kind']:<10} {job['system']} {job['id']}  {job['state']}"
+            for job in found.get("jobs", ())
+        ]
+        if "blocks_per_s" in found:
+            left = format_seconds(found["left_s"])
+            rows.append(f"{found['blocks_per_s']:.2f} blocks/s, {left} left")
+        if found["failed"]:
+            rows.append(f"{len(found['failed']):,} blocks failed: job.status()")
+        rows += [found["advice"]] if "advice" in found else []
+        return draw_cell(
+            self.output,
+            "\n".join(rows),
+            progress=(found["done"], found["blocks"]),
+            picture=draw_thumbnail(self.output),
+        )
 
     def status(self) -> Json:
         """Tell where it stands, as `geoscale.status` and with its ``jobs``."""

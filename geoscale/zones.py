@@ -19,11 +19,12 @@ from geoscale.engine.journal import FOLDER, Journal
 from geoscale.engine.stopping import Stop
 from geoscale.errors import EmptyPlanError, JobError, OutputError, PlanError
 from geoscale.explain import describe_time
+from geoscale.goals import resolve_embedding
 from geoscale.job import Job
 from geoscale.judging import find_judging
 from geoscale.launch import plan_source
 from geoscale.options import Output
-from geoscale.planner import resolve_inference
+from geoscale.patching import resolve_inference
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun
 from geoscale.sources.utm import Zone
@@ -232,9 +233,18 @@ def _plan_one(
     if stack.source is None:
         return None
     source = stack.source.calibrated(card.input.units, card.input.multiply)
+    embed = resolve_embedding(job.task, job.embedding, card)
+    if embed is not None and embed.needs_numbers(output.dtype):
+        raise JobError(
+            "embedding.components and output.dtype int8 take numbers of the whole "
+            "area; with `grid.crs: utm` every zone would find its own: set grid.crs to "
+            "one CRS, EPSG:…, or give `embedding.numbers`"
+        )
     change = resolve_change(job.task, job.change, card)
     try:
-        made = plan_source(source, card, stack.area, job.inference, output, change)
+        made = plan_source(
+            source, card, stack.area, job.inference, output, change, embed
+        )
     except EmptyPlanError:
         return None  # there is some beside the area, to give context
     return replace(made, live=source)

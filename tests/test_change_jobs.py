@@ -15,7 +15,7 @@ from affine import Affine
 
 import geoscale as gs
 from geoscale.clusters import connect
-from geoscale.errors import GeoscaleError
+from geoscale.errors import GeoscaleError, JobError
 from geoscale.job import parse_job
 from tests.support.cards import dynamic_world, dynamic_world_dict
 from tests.support.cluster import hit
@@ -106,6 +106,22 @@ def test_zones_compare_the_same_dates(job, tmp_path):
     (plan,) = (plans[name] for name in plans)
     assert (plan.change.method, plan.change.threshold) == ("classes", 0.4)
     assert [t[:10] for t in plan.times] == ["2015-08-30"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"method": "cva"}, "method: cva"),
+        ({"method": "irmad"}, "method: irmad"),
+        ({"coregister": "shift"}, "coregister: shift"),
+    ],
+)
+def test_zones_have_no_numbers_of_their_own(job, tmp_path, change, what):
+    """There would be seams; what the job may say instead is told."""
+    job["grid"], job["change"] = {"crs": "utm", "resolution": 10}, change
+    words = rf"`change.{what}` takes numbers of the whole area.*set grid.crs to one"
+    with pytest.raises(JobError, match=words):
+        gs.plan_job(parse_job(job, where="job", base=tmp_path))
 
 
 @pytest.mark.parametrize(

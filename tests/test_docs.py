@@ -45,6 +45,23 @@ def test_the_readmes_five_lines_run(demo_folder, monkeypatch):
     assert names["classes"].dims == ("time", "y", "x")
 
 
+def test_the_page_on_python_runs(demo_folder, tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    for name in demo_folder.glob("*"):
+        (tmp_path / name.name).symlink_to(name)
+    (tmp_path / "clusters").symlink_to(ROOT / "clusters")
+    text = (ROOT / "docs" / "python.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"(?<!<!-- slurm -->)\n```python\n(.*?)```", text, re.S):
+        exec(compile(code, "python.md", "exec"), names)
+    assert names["report"].complete
+    assert names["report"].dashboard.startswith("http://127.0.0.1:")
+    assert names["classes"].dims == ("time", "y", "x")
+    assert 0 <= float(names["share"]) <= 1
+    assert "found" not in names, "a snippet for Slurm ran"
+
+
 def test_the_readmes_job_file_runs(demo_folder, tmp_path):
     import geoscale as gs
 
@@ -68,6 +85,27 @@ def test_the_card_of_the_models_page_is_a_card():
     assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
     assert ModelCard.from_dict(yaml.safe_load(geotorch)).output.channels == 3
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
+
+
+def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
+    from geoscale.models.build import call_factory
+    from geoscale.models.detectors import detector
+
+    (text,) = blocks(ROOT / "docs" / "detection.md", "yaml")
+    card = ModelCard.from_dict(yaml.safe_load(text))
+    assert card.output.detection.suppression.method == "nms"
+    network = call_factory(card.architecture, card.architecture_args, detector)
+    assert network.backbone.body.conv1.in_channels == card.input.channels
+
+
+def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
+    scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
+    card = ModelCard.from_dict(yaml.safe_load(scenes))
+    assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
+    assert len(card.output.classes) == 19
+    assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
+    asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
+    assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
 
 
 def test_the_page_of_schemas_names_them_all():

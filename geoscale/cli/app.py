@@ -113,7 +113,7 @@ for command, panel, example in (
     (clusters.cancel, RUN, "geoscale cancel out.zarr"),
     (attach.attach, RUN, "geoscale attach out.zarr"),
     (work.repair, RUN, "geoscale repair out.zarr"),
-    (work.export, RUN, "geoscale export out.zarr --to cogs"),
+    (results.export, RUN, "geoscale export out.zarr --to cogs"),
     (look.status, SEE, "geoscale status out.zarr --json"),
     (look.verify, SEE, "geoscale verify out.zarr"),
     (look.view, SEE, "geoscale view out.zarr --to page.html"),

@@ -53,6 +53,8 @@ def describe_card(card: ModelCard) -> list[str]:
         "cite": card.citation or "the card names nothing to cite",
         "notes": card.notes or "",
     }
+    if card.output.bands:
+        rows["numbers"] = rows.pop("classes")
     if card.task == "backbone":
         rows["features"] = (
             f"{card.output.features} for every {card.output.reduction} x "
@@ -177,7 +179,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _task(card: ModelCard) -> str:
     if card.task == "backbone":
-        return "backbone: features for a head, no map of its own"
+        return "backbone: features, for task embedding or a head; no map of its own"
+    if card.output.reduction == "patch":
+        return f"{card.task}: one result for each patch"
     return card.task
 
 
@@ -206,6 +210,8 @@ def _scaling(card: ModelCard) -> str:
 
 
 def _classes(card: ModelCard) -> str:
+    if card.output.bands:
+        return "\n".join(f"{b.name} [{b.units}]" for b in card.output.bands)
     return "\n".join(
         f"{c.value:>3}  {'#' + c.color if c.color else '':<8} {c.title or c.name}"
         for c in card.output.classes

@@ -13,6 +13,7 @@ from geoscale.cli.work import Cluster, Workers, choose_profile, open_client
 
 if TYPE_CHECKING:
     from geoscale.evaluation import Evaluation
+    from geoscale.evaluation.objects import ObjectEvaluation
 
 MapArg = Annotated[
     str,
@@ -97,7 +98,19 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
     Areas and accuracy of the whole map come with 95 % confidence intervals.
     """
     from geoscale.evaluation import evaluate as evaluate_map
+    from geoscale.evaluation.objects import evaluate_objects
+    from geoscale.sinks.vector import has_objects
 
+    if has_objects(output):
+        objects = evaluate_objects(
+            output,
+            reference,
+            attribute=attribute,
+            map_labels=_pairs("map-labels", map_labels),
+            ignore=tuple(ignore or ()),
+        )
+        _show(objects, objects.write(to or beside(output)), as_json)
+        return
     options = {
         "attribute": attribute,
         "band": band,
@@ -117,7 +130,9 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
     _show(found, files, as_json)
 
 
-def _show(found: Evaluation, files: list[Path], as_json: bool) -> None:
+def _show(
+    found: Evaluation | ObjectEvaluation, files: list[Path], as_json: bool
+) -> None:
     if as_json:
         say_json({**found.to_dict(), "files": [str(path) for path in files]})
         return

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoscale.cli.models import AsJson
-from geoscale.cli.progress import format_seconds
 from geoscale.cli.say import say, say_json, style
 from geoscale.cli.work import Cluster, OutArg
+from geoscale.durations import format_seconds
 
 if TYPE_CHECKING:
     from geoscale.doctor import Finding

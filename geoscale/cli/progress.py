@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from geoscale.cli.say import say
+from geoscale.durations import format_seconds
 
 if TYPE_CHECKING:
     from geoscale.engine.drive import Progress, Tally
@@ -118,29 +119,3 @@ def describe(tally: Tally, outcome: Outcome | None) -> str:
     if tally.quarantined:
         parts.append(f"{len(tally.quarantined):,} quarantined")
     return "  ".join(parts)
-
-
-def format_seconds(seconds: float) -> str:
-    """Say a duration as people do.
-
-    Parameters
-    ----------
-    seconds : float
-        Duration, in s.
-
-    Returns
-    -------
-    str
-        With two units at most.
-
-    Examples
-    --------
-    >>> format_seconds(42.3), format_seconds(210), format_seconds(8000)
-    ('42 s', '3 min 30 s', '2 h 13 min')
-    """
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min {total % 60} s"
-    return f"{total // 3600:,} h {total % 3600 // 60} min"

@@ -17,6 +17,48 @@ Layer = Annotated[
 ]
 
 
+def export(
+    output: OutArg,
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to",
+            help="Folder; a CELLS.parquet; .gpkg, .geojson, .fgb for objects.",
+        ),
+    ],
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", "-l", help="Layer to write; may be repeated."),
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(help="Least score of objects that are written.")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue.
+
+    With a file CELLS.parquet: its cells as polygons. Of a detector: its objects.
+    """
+    from geoscale import outputs
+    from geoscale.errors import JobError
+    from geoscale.results.cells import write_cells
+    from geoscale.results.objects import export_objects
+    from geoscale.sinks.vector import has_objects
+
+    if has_objects(output):
+        paths = export_objects(output, to, min_score=min_score)
+    elif to.suffix == ".parquet":
+        if layer:
+            raise JobError("cells have columns for all layers; leave --layer out")
+        paths = [write_cells(output, to)]
+    else:
+        paths = outputs.export(output, to, layers=tuple(layer) if layer else None)
+    if as_json:
+        say_json({"files": [str(path) for path in paths]})
+    else:
+        say("\n".join(str(path) for path in paths))
+
+
 def polygons(  # noqa: PLR0913, PLR0917  (options of the command)
     output: OutArg,
     to: Annotated[

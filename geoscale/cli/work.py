@@ -11,9 +11,9 @@ import typer
 
 from geoscale.cli.interrupt import interruptible
 from geoscale.cli.models import AsJson
-from geoscale.cli.progress import format_seconds, show_progress
+from geoscale.cli.progress import show_progress
 from geoscale.cli.say import say, say_json
-from geoscale.durations import parse_duration
+from geoscale.durations import format_seconds, parse_duration
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -236,25 +236,6 @@ def repair(
     ):
         report = outputs.repair(output, client=client, trust_code=trust_code)
     end(report, as_json)
-
-
-def export(
-    output: OutArg,
-    to: Annotated[Path, typer.Option("--to", help="Folder for the files.")],
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", "-l", help="Layer to write; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a finished map as Cloud Optimized GeoTIFFs with a STAC catalogue."""
-    from geoscale import outputs
-
-    paths = outputs.export(output, to, layers=tuple(layer or ("classes",)))
-    if as_json:
-        say_json({"files": [str(path) for path in paths]})
-    else:
-        say("\n".join(str(path) for path in paths))
 
 
 def _settle(

@@ -20,6 +20,7 @@ from geoscale.engine.shared import SharedScores
 from geoscale.engine.strange import Strangeness
 from geoscale.errors import BlockError
 from geoscale.faults import point
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.plans import InferencePlan
 from geoscale.types import (
@@ -89,7 +90,7 @@ class Kernel:
     """Where pixels come from."""
     prepare: Prepare
     """Fill, scale and normalise."""
-    predictor: Predictor
+    predictor: Predictor | Detector
     """The model that this process holds."""
     task: Task | PassTask
     """What becomes of the scores."""
@@ -131,7 +132,7 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
         layers, counters = infer_block(kernel, task, timer)
         point("block.inferred")
         with timer("write"):
-            digests, changes = _write(kernel.sink, task, layers)
+            digests, changes = _write(kernel, task, layers)
         point("block.written")
     except Exception as error:
         message = f"block {task.name} failed in {timer.phase}: {describe(error)}"
@@ -156,11 +157,13 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
 
 
 def _write(
-    sink: Sink, task: BlockTask, layers: Mapping[str, Array]
+    kernel: Kernel, task: BlockTask, layers: Mapping[str, Array]
 ) -> tuple[dict[str, str | None], bytes]:
+    sink, core = kernel.sink, kernel.plan.stored(task.core)
+    assert sink is not None
     if isinstance(sink, EpochSink):
-        return sink.write_apart(task.time, task.core, layers)
-    return sink.write(task.time, task.core, layers), b""
+        return sink.write_apart(task.time, core, layers)
+    return sink.write(task.time, core, layers), b""
 
 
 def infer_block(
@@ -188,7 +191,7 @@ def infer_block(
     timer = timer or Timer()
     fold = None
     if isinstance(kernel.task, PassTask):
-        fold = kernel.task.begin(task.core.shape)
+        fold = kernel.task.begin(kernel.plan.stored(task.core).shape)
     assert fold is not None or len(task.passes) == 1, "scores of passes need a fold"
     counters: Counter[str] = Counter()
     told: list[list[Any]] = []

@@ -29,7 +29,7 @@ def offers_canvas(kernel: Kernel) -> bool:
         Whether to try.
     """
     predictor = kernel.predictor
-    if isinstance(kernel.task, PassTask):
+    if isinstance(kernel.task, PassTask) or kernel.plan.cell > 1:
         return False
     return (
         isinstance(predictor, CanvasPredictor)

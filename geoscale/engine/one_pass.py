@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from geoscale.coarse import judge_cells, shrink_patch
 from geoscale.engine.mergers import Blended, Cropped, Layered, Merger
+from geoscale.engine.objects import ObjectPass
 from geoscale.engine.on_device import offers_canvas, open_canvas
 from geoscale.engine.patchwork import Patchwork, Timer
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.patches import Patch
 from geoscale.types import Array, Bool, Float, Pixels
@@ -39,12 +42,18 @@ class OnePass:
         self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
     ) -> None:
         self._kernel, self._task, self._timer = kernel, task, timer
-        self._work = Patchwork(kernel, task, steps, timer)
+        if not isinstance(kernel.predictor, Detector):
+            self._work = Patchwork(kernel, task, steps, timer)
         self.counters: dict[str, int] = {}
 
     def finish(self, pixels: Pixels) -> dict[str, Array]:
         """Layers of a block that is this one pass, on the device where that can."""
         assert not isinstance(self._kernel.task, PassTask)
+        if isinstance(self._kernel.predictor, Detector):
+            objects = ObjectPass(self._kernel, self._task, self._timer)
+            columns = objects.finish(pixels)
+            self.counters = objects.counters
+            return columns
         fell_back = 0
         if offers_canvas(self._kernel):
             layers = self._finish_on_device(pixels)
@@ -59,14 +68,15 @@ class OnePass:
     def score(self, pixels: Pixels) -> tuple[Float, Bool]:
         """Merge scores, (class, y, x); and tell which pixels of the core have some."""
         channels, keep, listed, wanted = self._prepare(pixels)
-        plan, core = self._kernel.plan, self._task.core
-        classes = len(plan.card.output.classes)
+        plan = self._kernel.plan
+        core, classes = plan.stored(self._task.core), plan.card.output.width
         into: Blended | Cropped
         if plan.lattice.merge == "blend":
-            patch = plan.lattice.patch_shape
-            into = Blended(classes, core, patch, plan.inference.taper)
+            high, wide = (n // plan.cell for n in plan.lattice.patch_shape)
+            into = Blended(classes, core, (high, wide), plan.inference.taper)
         else:
-            into = Cropped(classes, core, wanted)
+            small = [shrink_patch(patch, plan.cell) for patch in wanted]
+            into = Cropped(classes, core, small)
         self._run(channels, wanted, into)
         self._count(listed, keep)
         with self._timer(into.phase):
@@ -81,7 +91,7 @@ class OnePass:
             with self._timer("finish"):
                 return task.finish(scores, keep)
         channels, keep, listed, wanted = self._prepare(pixels)
-        into = Layered(task, self._task.core, keep)
+        into = Layered(task, self._kernel.plan.stored(self._task.core), keep)
         self._run(channels, wanted, into)
         self._count(listed, keep)
         return into.layers
@@ -142,9 +152,15 @@ class OnePass:
 def _choose(
     kernel: Kernel, task: BlockTask, usable: Bool
 ) -> tuple[Bool, list[Patch], list[Patch]]:
-    """Pixels that get a class; all patches of the block; those worth running."""
-    keep = usable
+    """Cells that get a value; all patches of the block; those worth running."""
+    keep, plan = usable, kernel.plan
     if kernel.mask is not None:
         keep = keep & kernel.mask(task.core)
-    listed = kernel.plan.lattice.touching(task.core)
-    return keep, listed, [p for p in listed if keep[p.gives.within(task.core)].any()]
+    keep, core = judge_cells(keep, plan.cell), plan.stored(task.core)
+    listed = plan.lattice.touching(task.core)
+
+    def matters(patch: Patch) -> bool:
+        gives = plan.stored(patch.gives).within(core)
+        return bool(keep[gives].any())
+
+    return keep, listed, [patch for patch in listed if matters(patch)]

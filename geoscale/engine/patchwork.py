@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.coarse import shrink_patch
 from geoscale.engine.mergers import Merger
 from geoscale.engine.shared import is_shared
 from geoscale.errors import CardError
+from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass
 from geoscale.patches import Patch
-from geoscale.types import Float
+from geoscale.types import Float, Predictor
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
@@ -79,9 +81,14 @@ class Patchwork:
     def __init__(
         self, kernel: Kernel, task: BlockTask, steps: Pass, timer: Timer
     ) -> None:
+        assert not isinstance(kernel.predictor, Detector)
+        self._predictor: Predictor = kernel.predictor
         self._kernel, self._task, self._timer = kernel, task, timer
         self._steps = steps
-        self._classes = len(kernel.plan.card.output.classes)
+        plan = kernel.plan
+        self._cell = plan.cell
+        places = plan.card.output.places(plan.lattice.patch_shape)
+        self._gives = (plan.card.output.width, *places)
         self._lattice = kernel.plan.lattice
         self.ran = self.kept = 0
 
@@ -99,7 +106,7 @@ class Patchwork:
         """
         for patch, scores in self._predict(channels, wanted):
             with self._timer(into.phase):
-                into.add(patch, scores)
+                into.add(shrink_patch(patch, self._cell), scores)
 
     def _predict(
         self, channels: Channels, wanted: list[Patch]
@@ -143,7 +150,7 @@ class Patchwork:
         with zeros): libraries choose their kernels by shape, and the last bits of
         a result with them.
         """
-        plan, size = self._kernel.plan, self._kernel.predictor.batch
+        plan, size = self._kernel.plan, self._predictor.batch
         shape = (size, channels.count, *self._lattice.patch_shape)
         group = list(islice(missing, size))
         with self._timer("gather"):
@@ -152,11 +159,15 @@ class Patchwork:
             for i, window in enumerate(group):
                 channels.take(self._task.read, window, plan.shape, batch[i])
         with self._timer("predict"):
-            scores = self._kernel.predictor.predict(batch)
-        if scores.shape != (size, self._classes, *shape[2:]):
+            scores = self._predictor.predict(batch)
+        if scores.shape != (size, *self._gives):
             raise CardError(
-                f"`{plan.card.name}` gave {scores.shape} for a batch of {shape}; its "
-                f"card says {self._classes} classes of the patch's own size"
+                f"`{plan.card.name}` gave {scores.shape} for a batch of {shape}; by "
+                f"its card it gives {self._gives} (class, y, x) for each patch"
             )
+        if plan.is_pooled and self._gives[1:] != (1, 1):
+            # each patch by itself: no sum depends on its neighbours in the batch
+            flat = scores.reshape(size, self._gives[0], -1)
+            scores = flat.mean(axis=2, dtype=np.float32)[..., None, None]
         self.ran += len(group)
         yield from zip(group, scores, strict=False)

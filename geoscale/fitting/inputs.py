@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from geoscale.bands import common_name
-from geoscale.card import ModelCard, ModelInput, ModelOutput, OutputClass
+from geoscale.card import ModelCard, ModelInput
+from geoscale.card_output import ModelOutput, OutputClass
 from geoscale.errors import JobError, require
 from geoscale.heads import Head
 from geoscale.models import load_model
@@ -62,11 +63,21 @@ def open_input(
     """
     if str(model) not in (BANDS, INDICES):
         card = load_model(model)
-        if card.task == "change" or card.holds_code or card.architecture is None:
+        dense = card.task in ("segmentation", "regression", "backbone")
+        if (
+            not dense
+            or card.output.reduction == "patch"
+            or card.output.head is not None
+        ):
             raise JobError(
-                f"`{card.name}` is for change, or its file is a program (ONNX, "
-                "TorchScript, torch.export); a head needs a network of task "
-                "segmentation or backbone whose architecture torch can build"
+                f"`{card.name}` is for {card.task}, or has a head already; a head needs "
+                "features of places: a backbone, or a network of task segmentation"
+            )
+        if card.holds_code or card.architecture is None:
+            raise JobError(
+                f"the file of `{card.name}` is a program (ONNX, TorchScript, "
+                "torch.export), which no head can be put behind; a head needs a "
+                "network whose architecture torch can build"
             )
         return card
     made = ModelCard.from_dict(

@@ -6,6 +6,7 @@ Importing this room imports none of them: they come with the first predictor.
 from geoscale.models.cache import (
     clear,
     device_lock,
+    get_detector,
     get_predictor,
     loads,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "device_lock",
     "find_card",
     "find_differences",
+    "get_detector",
     "get_predictor",
     "handshake",
     "list_candidates",

@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 from geoscale.card import ModelCard
+from geoscale.models.detector import load_detector
+from geoscale.models.held_detector import HeldDetector
 from geoscale.models.runtimes import AnyPredictor, ModelSettings, load_predictor
 
 # two plans may interleave in one process; more models would fill a GPU
 _KEEP = 2
 _Key = tuple[int, str, str | None, ModelSettings]
 
-_cache: OrderedDict[_Key, AnyPredictor] = OrderedDict()
+_cache: OrderedDict[_Key, Any] = OrderedDict()
 _loading = threading.RLock()
 _device_locks: dict[str, threading.Lock] = {}
 _loads = 0
@@ -51,15 +55,42 @@ def get_predictor(
     MissingDependencyError
         If the runtime is not installed.
     """
+    found: AnyPredictor = _get(card, settings or ModelSettings(), load_predictor)
+    return found
+
+
+def get_detector(card: ModelCard, settings: ModelSettings) -> HeldDetector:
+    """Give this process's detector of a model, loading it at the first call.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of task detection.
+    settings : ModelSettings
+        How to run it.
+
+    Returns
+    -------
+    HeldDetector
+        As `get_predictor` gives the model of a map, with its errors.
+    """
+    found: HeldDetector = _get(card, settings, load_detector)
+    return found
+
+
+def _get(
+    card: ModelCard,
+    settings: ModelSettings,
+    load: Callable[[ModelCard, ModelSettings], Any],
+) -> Any:
     global _loads
-    settings = settings or ModelSettings()
     # the process id: a fork must not use its parent's CUDA context or threads
     key = (os.getpid(), card.hash(), card.base, settings)
     with _loading:
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-        predictor = load_predictor(card, settings)
+        predictor = load(card, settings)
         _loads += 1
         _cache[key] = predictor
         while len(_cache) > _KEEP:

@@ -198,6 +198,9 @@ def _measure(
     if card.task == "backbone":
         found.context = "not measured: features of a backbone lie on a coarser grid"
         return
+    if card.output.reduction is not None:
+        found.context = "not measured: results lie on a coarser grid than the pixels"
+        return
     if patch.fixed:
         found.context = (
             f"not measured: it takes patches of {patch.size} px only; they are blended"

@@ -52,7 +52,7 @@ class Merged:
         device: torch.device,
         weights: Tensor | None,
     ) -> None:
-        classes = len(card.output.classes)
+        classes = card.output.width
         self._core, self._bounded = spec.core, card.output.activation != "none"
         self._scores = torch.zeros((classes, *spec.core.shape), device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)

@@ -39,6 +39,8 @@ class Scores(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Score patches, (n, channel, y, x) → (n, class, y, x), contiguous."""
         logits = take_tensor(self._call(x), self._card.output.take)
+        if logits.ndim == 2:  # one result for the whole patch
+            logits = logits[:, :, None, None]
         # a traced graph has one shape, which was checked before
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined, no-untyped-call]
             check_logits(tuple(logits.shape), tuple(x.shape), self._card)
@@ -57,7 +59,7 @@ class Scores(nn.Module):
         """Give both dates to the network in the way that it takes them."""
         pair, bands = self._card.input.pair, len(self._card.input.bands)
         if pair == "time-axis":
-            return self.module(torch.stack([x[:, :bands], x[:, bands:]], 1))
+            return self.module(torch.unflatten(x, 1, (2, bands)))  # a view, no copy
         if pair == "two":
             return self.module(x[:, :bands], x[:, bands:])
         return self.module(x)

@@ -26,7 +26,11 @@ _TASKS = {
     "segmentation": "semantic-segmentation",
     "change": "semantic-segmentation",
     "backbone": "similarity-search",
+    "detection": "object-detection",
+    "regression": "regression",
+    "classification": "scene-classification",
 }
+_SCENES = ("scene-classification", "classification")
 _MAPS = ("semantic-segmentation", "segmentation")
 # format of the card → what made the file
 _ARTIFACTS = {
@@ -140,10 +144,11 @@ def read_item(data: Mapping[str, Any], where: str) -> ModelCard:
     result = _only(properties, "mlm:output", where)
     href, asset = _weights(data, where)
     tasks = result.get("tasks") or properties.get("mlm:tasks") or []
-    if not set(tasks) & set(_MAPS):
+    scenes = set(tasks) & set(_SCENES)
+    if not set(tasks) & {*_MAPS, *_SCENES}:
         raise CardError(
             f"{where} is a model for {', '.join(map(str, tasks)) or 'no task'}; tasks "
-            f"that end in a map are {', '.join(_MAPS)}"
+            f"that end in a map are {', '.join((*_MAPS, *_SCENES))}"
         )
     bands, frames = _bands(given, data, where)
     classes = result.get("classification:classes") or result.get(
@@ -155,6 +160,7 @@ def read_item(data: Mapping[str, Any], where: str) -> ModelCard:
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", str(properties.get("mlm:name", "")))
         or "model",
         "title": properties.get("description"),
+        "task": "classification" if scenes else "segmentation",
         "architecture": architecture,
         "architecture_args": properties.get("mlm:hyperparameters") or {},
         "weights": {"href": href, "format": _read_format(asset, href)},
@@ -231,23 +237,22 @@ def _expression(callable_: str | None) -> Json | None:
 
 def _describe_output(card: ModelCard, task: str) -> Json:
     side = card.input.patch.size if card.input.patch.fixed else -1
-    if card.output.features is not None:
-        step = card.output.reduction or 1
-        side = side // step if side > 0 else -1
-        shape = [-1, card.output.features, side, side]
-        axis, classes = "embedding", []
-    else:
-        shape, axis = [-1, card.output.channels, side, side], "class"
-        classes = [
-            {"value": c.value, "name": c.name, "title": c.title, "color_hint": c.color}
-            for c in card.output.classes
-        ]
+    side = card.output.places((side,))[0] if side > 0 else -1
+    shape, dims = [-1, card.output.channels, side, side], ["height", "width"]
+    if card.output.reduction == "patch":
+        shape, dims = shape[:2], []
+    kinds = {"backbone": ("features", "embedding"), "regression": ("numbers", "band")}
+    name, axis = kinds.get(card.task, ("scores", "class"))
+    classes = [
+        {"value": c.value, "name": c.name, "title": c.title, "color_hint": c.color}
+        for c in card.output.classes
+    ]
     return {
-        "name": "features" if card.task == "backbone" else "scores",
+        "name": name,
         "tasks": [task],
         "result": {
             "shape": shape,
-            "dim_order": ["batch", axis, "height", "width"],
+            "dim_order": ["batch", axis, *dims],
             "data_type": "float32",
         },
         "classification:classes": [

@@ -81,7 +81,7 @@ class OnnxPredictor(HeldPredictor):
     ) -> None:
         super().__init__(card, batch=batch, model_id=model_id)
         self._network = network
-        self._providers = _pick_providers(device)
+        self._providers = pick_providers(device)
         self._threads = threads or allowed_cpus()
         self._open_session = open_session
         self.offers_canvas = self._providers[0] != "CPUExecutionProvider"
@@ -163,7 +163,7 @@ class OnnxPredictor(HeldPredictor):
 
         self._fit_session()
         kind, number = self._torch_device()
-        count = len(self._card.output.classes)
+        count = self._card.output.width
         if isinstance(self._network, Path):
             count = self._card.output.channels
         shape = (len(x), count, *x.shape[2:])
@@ -185,7 +185,7 @@ class OnnxPredictor(HeldPredictor):
             return out.softmax(1)
         if self._activation == "sigmoid":
             out = out.sigmoid()
-        if count < len(self._card.output.classes):
+        if count < self._card.output.width:
             return torch.cat([1 - out, out], 1)
         return out
 
@@ -201,6 +201,8 @@ class OnnxPredictor(HeldPredictor):
             out = self._session.run(None, {self._input: part})[0]
         except Exception as err:
             raise self._explain(err, part.shape) from err
+        if np.ndim(out) == 2:  # one result for the whole patch
+            out = np.asarray(out)[:, :, None, None]
         # a wrong shape gets its own words before activation trips over it
         own = isinstance(self._network, Path)
         check = check_logits if own else check_output
@@ -257,7 +259,14 @@ class OnnxPredictor(HeldPredictor):
             ) from err
 
 
-def _pick_providers(device: str) -> list[Any]:
+def pick_providers(device: str) -> list[Any]:
+    """Name what runs a network on a device, in ONNX Runtime's words.
+
+    Raises
+    ------
+    PlanError
+        If the device is absent.
+    """
     ort = require("onnxruntime", extra="onnx")
     here = ort.get_available_providers()
     kind, _, number = device.partition(":")

@@ -124,6 +124,8 @@ class OpenvinoPredictor(HeldPredictor):
             # the result is copied out of the request, which the next part overwrites
             given = self._request.infer([part], share_inputs=True)
             scores = np.asarray(given[0], np.float32)
+            if scores.ndim == 2:  # one result for the whole patch
+                scores = scores[:, :, None, None]
             # a graph of ours has both classes already
             own = isinstance(self._network, Path)
             return divide(scores, self._card) if own else scores

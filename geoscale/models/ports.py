@@ -71,7 +71,8 @@ def check_ports(
             "`input.patch` of the card"
         )
     given, count = outputs[0].shape, card.output.channels
-    if len(given) != 4 or (isinstance(given[1], int) and given[1] != count):
+    lengths = (2, 4) if card.output.reduction == "patch" else (4,)
+    if len(given) not in lengths or (isinstance(given[1], int) and given[1] != count):
         raise CardError(
             f"ONNX file of `{card.name}` gives {given}, but the card lists {count} "
             "channels: (n, channel, y, x); mend `output.classes`"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from geoscale.admission import refuse_backbone
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, PlanError
 from geoscale.models.build import build_module
@@ -117,10 +116,10 @@ def list_candidates(
     found = []
     for runtime in get_args(Runtime):
         for precision in get_args(Precision):
-            if not _makes_sense(runtime, precision, kind, _is_onnx(card, weights_path)):
+            if not _makes_sense(runtime, precision, kind, is_onnx(card, weights_path)):
                 continue
             try:
-                _check_choice(runtime, precision, kind, _is_onnx(card, weights_path))
+                _check_choice(runtime, precision, kind, is_onnx(card, weights_path))
                 reason = ""
             except (PlanError, MissingDependencyError) as err:
                 reason = str(err)
@@ -192,10 +191,10 @@ def load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
 
 
 def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
-    refuse_backbone(card)
-    patch = _check_patch(card, settings)
+    _refuse_detector(card)
+    patch = check_patch(card, settings)
     path, sha256 = resolve_weights(card, expected_sha256=settings.expected_sha256)
-    onnx = _is_onnx(card, path)
+    onnx = is_onnx(card, path)
     runtime = settings.runtime
     if runtime in ("native", "auto"):
         runtime = "onnx" if onnx else "torch"
@@ -233,7 +232,22 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     return predictor
 
 
-def _check_patch(card: ModelCard, settings: ModelSettings) -> tuple[int, int]:
+def _refuse_detector(card: ModelCard) -> None:
+    if card.task == "detection":
+        raise CardError(
+            f"`{card.name}` is a detector, which gives objects, no scores of pixels: "
+            "use it in a job of `task: detection`"
+        )
+
+
+def check_patch(card: ModelCard, settings: ModelSettings) -> tuple[int, int]:
+    """Give height and width of the patches that will be run, in px.
+
+    Raises
+    ------
+    CardError
+        If the model takes another size only.
+    """
     size, asked = card.input.patch.size, settings.patch
     patch = asked if isinstance(asked, tuple) else (asked or size,) * 2
     if card.input.patch.fixed and patch != (size, size):
@@ -317,5 +331,6 @@ def _even_batch(settings: ModelSettings, patch: int, device: str) -> int:
     return -(-settings.per_block // -(-settings.per_block // most))
 
 
-def _is_onnx(card: ModelCard, path: Path) -> bool:
+def is_onnx(card: ModelCard, path: Path) -> bool:
+    """Whether a model's file is one of ONNX."""
     return (card.weights.format or path.suffix.lstrip(".").lower()) == "onnx"

@@ -120,7 +120,7 @@ def check_logits(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) 
     CardError
         With what came and what the card says.
     """
-    wanted = (given[0], card.output.channels, *given[2:])
+    wanted = (given[0], card.output.channels, *card.output.places(given[2:]))
     if got == wanted:
         return
     if not card.output.single:
@@ -140,13 +140,28 @@ def check_output(got: tuple[int, ...], given: tuple[int, ...], card: ModelCard) 
     CardError
         With what came and what the card says.
     """
-    wanted = (given[0], len(card.output.classes), *given[2:])
+    wanted = (given[0], card.output.width, *card.output.places(given[2:]))
     if got != wanted:
         raise CardError(
             f"model `{card.name}` gave shape {got} for input {given}, expected "
-            f"{wanted} (n, class, y, x); check `output.classes` of the card, and that "
-            f"the network keeps height and width{_say_schema(got, card)}"
+            f"{wanted} (n, class, y, x); check {_what(card)} of the card, and that "
+            f"the network {_keeps(card)}{_say_schema(got, card)}"
         )
+
+
+def _what(card: ModelCard) -> str:
+    output = card.output
+    kinds = {"features": output.features, "bands": output.bands}
+    return f"`output.{next((k for k, v in kinds.items() if v), 'classes')}`"
+
+
+def _keeps(card: ModelCard) -> str:
+    step = card.output.reduction
+    if step is None:
+        return "keeps height and width"
+    if step == "patch":
+        return "gives one result for a patch, (n, k); else say `output.reduction`"
+    return f"gives one place for {step} x {step} px, as `output.reduction` says"
 
 
 def _say_schema(got: tuple[int, ...], card: ModelCard) -> str:

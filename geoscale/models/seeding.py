@@ -72,6 +72,9 @@ def _fill(state: dict[str, Tensor], generator: torch.Generator) -> dict[str, Ten
             filled[key] = torch.zeros(value.shape, dtype=value.dtype)
         elif key.endswith(("running_var", "norm.weight", "logit_scale")):
             filled[key] = torch.ones(value.shape)
+        elif value.ndim == 1 and key.endswith(".weight"):
+            # of norms: small ones would let a deep network forget its input
+            filled[key] = torch.ones(value.shape)
         else:
             fan = max(1, value[0].numel()) if value.ndim > 1 else 100
             filled[key] = torch.randn(value.shape, generator=generator) / fan**0.5

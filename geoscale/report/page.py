@@ -17,9 +17,11 @@ from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
 from geoscale.report.change import paint_change
 from geoscale.report.levels import Level, open_levels, pick_level
+from geoscale.report.numbers import enlarge, paint_numbers
 from geoscale.report.picture import (
     PICTURE_PX,
     as_data_url,
+    enlargement,
     paint_classes,
     paint_detail,
     paint_imagery,
@@ -186,12 +188,19 @@ def paint(url: str) -> Json:
     level = pick_level(levels, PICTURE_PX)
     layer = _class_layer(level.template)
     found: Json = {"map": None, "imagery": None, "why": "", "detail": None}
+    found["shows"] = ""
+    # a map of few cells is enlarged, beside imagery that has its own pixels
+    larger = enlargement(plan, level)
+    numbers = paint_numbers(level, time) if layer is None else None
+    if numbers is not None:
+        painted, found["shows"] = numbers
+        found["map"] = as_data_url(enlarge(painted, larger), photo=False)
     if layer is not None:
         data = level.sample(layer.name, time, PICTURE_PX)
         flags = list_flags(level.template, layer)
         painted = paint_classes(data, flags, int(layer.fill_value))
-        found["map"] = as_data_url(painted, photo=False)
-        if max(levels[0].shape) > 2 * DETAIL_PX:
+        found["map"] = as_data_url(enlarge(painted, larger), photo=False)
+        if max(levels[0].shape) > 2 * DETAIL_PX and plan.cell == 1:
             found["detail"] = _paint_detail(plan, levels[0], layer, time)
     found["change"] = paint_change(plan, url, level, time)
     if found["change"] is not None:
@@ -302,7 +311,7 @@ def _describe_grid(plan: InferencePlan) -> dict[str, str]:
     unit = "°" if crs is not None and crs.geographic else "m"
     return {
         "CRS": f"EPSG:{crs.epsg}" if crs is not None and crs.epsg else "custom",
-        "pixel": f"{abs(plan.geobox.affine.a):g} {unit}",
+        "pixel": f"{abs(plan.stored_geobox.affine.a):g} {unit}",
         "left, bottom": f"{box.left:,.6g}, {box.bottom:,.9g}",
         "right, top": f"{box.right:,.6g}, {box.top:,.9g}",
     }

@@ -175,13 +175,13 @@ def _read_coarse(
     plan: InferencePlan, frame: int, level: Level
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Read (band, y, x) and validity of the whole, as coarse as the picture is."""
-    step = level.step(PICTURE_PX)
+    step, larger = level.step(PICTURE_PX), enlargement(plan, level)
     source = source_of(plan)
     if isinstance(source, RasterSource | CompositeSource | ShiftedSource):
         # on a coarse grid the overviews of the files serve
-        source, step = source.coarser(_coarser(level, step)), 1
+        source, step = source.coarser(_coarser(level, step / larger)), 1
     else:
-        step *= level.factor
+        step = max(1, step * level.factor * plan.cell // larger)
     rows, columns = (int(n) for n in source.geobox.shape)
     if rows * columns > READ_PX:
         raise ValueError(f"{rows:,} x {columns:,} px are too many for a picture")
@@ -201,14 +201,35 @@ def _read_coarse(
     return data, valid
 
 
-def _coarser(level: Level, step: int) -> GeoBox:
+def enlargement(plan: InferencePlan, level: Level) -> int:
+    """Tell how many pixels of a picture, along each side, a cell of the map gets.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        Of the map.
+    level : Level
+        The map, at the resolution of the picture.
+
+    Returns
+    -------
+    int
+        1 where the map has a value for every pixel of the imagery.
+    """
+    rows, columns = level.shape
+    most = int((PICTURE_PX / (rows * columns)) ** 0.5)
+    return max(1, min(plan.cell * level.factor, most)) if plan.cell > 1 else 1
+
+
+def _coarser(level: Level, step: float) -> GeoBox:
     """Grid of the picture."""
     from affine import Affine
     from odc.geo.geobox import GeoBox
 
     rows, columns = level.shape
     transform = level.geobox.affine @ Affine.scale(step)
-    return GeoBox((-(-rows // step), -(-columns // step)), transform, level.geobox.crs)
+    shape = int(-(-rows // step)), int(-(-columns // step))
+    return GeoBox(shape, transform, level.geobox.crs)
 
 
 def _rgb(plan: InferencePlan) -> list[int]:

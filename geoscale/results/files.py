@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROWS = 65_536
 """Most rows of a batch, and of a row group of Parquet."""
+GROUP_BYTES = 1 << 26
+"""Bytes of rows from which on a row group is written, however few they are."""
 
 
 def write_file(
@@ -78,7 +80,8 @@ def _gather(batches: Iterable[Any]) -> Iterator[list[Any]]:
     for one in batches:
         if one.num_rows:
             held.append(one)
-        if sum(part.num_rows for part in held) >= ROWS:
+        rows, size = (sum(getattr(p, n) for p in held) for n in ("num_rows", "nbytes"))
+        if rows >= ROWS or size >= GROUP_BYTES:
             yield held
             held = []
     if held:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = "zarr.json"
 """Key of a node's metadata."""
+OBJECTS = "detections.json"
+"""Key of what an output of objects is of; see `geoscale.sinks.vector`."""
 STATE = ("geoscale", ".geoscale", "_geoscale")
 """How names begin that the engine keeps beside the arrays."""
 
@@ -212,6 +214,7 @@ def open_output(url: str, *, group: str | None = None, raw: bool = False) -> xr.
     else:
         root = parse_json(Folder(url).get(ROOT))
         if root is None:
+            _refuse_objects(url)
             raise OutputError(f"output {redact(url)} is not there; run the job first")
         _refuse_zones(root, url)
     found: xr.Dataset = xr.open_zarr(store, group=group, **how)
@@ -246,7 +249,9 @@ def load_template(url: str) -> OutputTemplate:
     if has_repository(url):
         objects = Snapshot(open_snapshot(url), url)
     root = parse_json(objects.get(ROOT))
-    if root is not None:
+    if root is None:
+        _refuse_objects(url)
+    else:
         _refuse_zones(root, url)
     found = template_dict(root) if root is not None else None
     if found is None:
@@ -264,6 +269,15 @@ def _refuse_zones(root: Json, url: str) -> None:
         raise OutputError(
             f"output {redact(url)} holds one map for each UTM zone: "
             f"{', '.join(zones)}; open one of them, such as {redact(url)}/{zones[0]}"
+        )
+
+
+def _refuse_objects(url: str) -> None:
+    if Folder(url).exists(OBJECTS):
+        raise OutputError(
+            f"output {redact(url)} holds objects that a detector found, a table and no "
+            "map: read detections.parquet there, or write it as another file by "
+            "`geoscale export OUT --to objects.gpkg`"
         )
 
 

@@ -355,3 +355,19 @@ def test_the_command_the_job_and_python_agree(tmp_path, rows, capsys):
     assert "folds" in capsys.readouterr().err
     assert main(["fit", str(labels), "-i", str(image)]) == 2
     assert "--to" in capsys.readouterr().err
+
+
+def test_networks_that_no_head_fits_behind_are_refused(tmp_path, rows):
+    labels = write_labels(tmp_path / "l.gpkg", rows)
+    card = seeded_net(tmp_path)
+    program = card.model_copy(update={"architecture": None})
+    with pytest.raises(
+        JobError, match=r"is a program .*which no head can be put behind"
+    ):
+        fit(tmp_path, labels, program)
+    scenes = card.model_copy(update={"task": "classification"})
+    with pytest.raises(JobError, match="is for classification, or has a head already"):
+        fit(tmp_path, labels, scenes)
+    found = fit(tmp_path, labels)
+    with pytest.raises(JobError, match="has a head already"):
+        fit(tmp_path, labels, found.card)

@@ -19,6 +19,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.support.batch import BLOCKS, geoscale, pixels, write_job
+
 # configuration of a server, which that server runs
 collect_ignore = ["gateway/config.py"]
 
@@ -145,6 +147,22 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             yield state
         finally:
             run_script(scripts / "down.sh", str(state))
+
+
+@pytest.fixture(scope="session")
+def reference(
+    data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """The job in one process, without a cluster, with as many cores as a worker."""
+    folder = tmp_path_factory.mktemp("loop")
+    # the last bits of scores follow the number of threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEOSCALE_CPUS", "1")
+        done = geoscale("run", write_job(folder, data_dir), "--trust-code")
+    assert done.returncode == 0, done.stderr
+    found = pixels(folder / "map.zarr")
+    assert len(found) == 2 * BLOCKS + 3  # two layers; x, y and time
+    return found
 
 
 def need_packages(*commands: str, packages: str) -> None:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 import geoscale as gs
 from geoscale.errors import JobError
@@ -18,6 +17,8 @@ from tests.support.batch import (
     is_over,
     logs,
     pixels,
+    put_profile,
+    submit,
     wait,
     write_job,
 )
@@ -37,31 +38,13 @@ PROFILE = {
 
 
 def write_profile(folder: Path, **fields) -> Path:
-    path = folder / "sge.yaml"
-    path.write_text(yaml.safe_dump({**PROFILE, **fields}, sort_keys=False))
-    return path
+    return put_profile(folder, {**PROFILE, **fields})
 
 
 def jobs_called(name: str) -> list[str]:
     said = subprocess.run(["qstat"], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in said.splitlines()[2:]]
     return [row[0] for row in rows if row[2] == name[:10]]
-
-
-def submit(job: Path, profile: Path) -> Path:
-    done = geoscale("submit", job, "--cluster", profile, "--trust-code")
-    assert done.returncode == 0, done.stderr
-    return job.with_suffix(".zarr")
-
-
-@pytest.fixture(scope="module")
-def reference(data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GEOSCALE_CPUS", "1")
-        done = geoscale("run", write_job(folder, data_dir), "--trust-code")
-    assert done.returncode == 0, done.stderr
-    return pixels(folder / "map.zarr")
 
 
 @pytest.mark.parametrize("shape", ["driver-and-workers", "array"])

@@ -1,7 +1,8 @@
 """A link between two hosts that is cut in mid-run: complete and equal, or words.
 
 The hosts are network namespaces of this machine, joined by a cable of their own; only
-root may make them. Scheduler and driver run in one, the worker in the other.
+root may make them. Scheduler and driver run in one, the worker in the other, and they
+speak TLS only, as our own clusters do beyond one machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 
 import pytest
 
+from geoscale.clusters.tls import make_security_in
 from geoscale.engine.journal import Journal
 from tests.support.cluster import OutsideCluster, start_toy
 from tests.support.toy import run_toy, stored_bytes
@@ -27,6 +29,20 @@ QUICK = {
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "15s",
 }
 HERE, THERE = "10.77.0.1", "10.77.0.2"
+
+
+def encrypt(folder):
+    """Variables by which all of a cluster speak TLS only, with a key of its own."""
+    made = make_security_in(folder)
+    roles = ("CLIENT", "SCHEDULER", "WORKER")
+    tls = "DASK_DISTRIBUTED__COMM__TLS"
+    return {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tls",
+        f"{tls}__CA_FILE": made.tls_ca_file,
+        **{f"{tls}__{role}__CERT": made.tls_client_cert for role in roles},
+        **{f"{tls}__{role}__KEY": made.tls_client_key for role in roles},
+    }
 
 
 def ip(*words, check=True):
@@ -81,13 +97,14 @@ def clean(tmp_path_factory):
 def run_over_a_cut(tmp_path, seconds, then, stall_s):
     """Cut the cable for some seconds in mid-run; give the code and the words."""
     url = str(tmp_path / "out.zarr")
-    env = QUICK | {"GEOSCALE_TOY_STALL": str(stall_s)}
+    env = QUICK | encrypt(tmp_path) | {"GEOSCALE_TOY_STALL": str(stall_s)}
     with Cable() as cable:
         prefixes = (cable.prefix(0), cable.prefix(1))
         with OutsideCluster(
             tmp_path, 1, env=env, prefixes=prefixes, host=HERE
         ) as cluster:
             address = cluster.ensure()
+            assert address.startswith(f"tls://{HERE}:")
             driver = start_toy(url, address, 0.1, env=env, prefix=cable.prefix(0))
             assert driver.stdout.readline() == "start\n", driver.stderr.read()[-3000:]
             while len(Journal(url).read().done) < 3:
@@ -131,7 +148,7 @@ def test_after_a_long_cut_a_worker_that_is_started_again_goes_on(
             worker.wait(timeout=PATIENCE_S)
         cluster.ensure()
 
-    code, why = run_over_a_cut(tmp_path, 30, supervise, 60)
+    code, why = run_over_a_cut(tmp_path, 60, supervise, 120)
     assert code == 0, why
     assert end(tmp_path, clean, proof) == 0
 

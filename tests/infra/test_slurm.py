@@ -8,7 +8,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 import geoscale as gs
 from geoscale.errors import JobError, StoppedError
@@ -19,7 +18,9 @@ from tests.support.batch import (
     is_over,
     logs,
     pixels,
+    put_profile,
     status,
+    submit,
     wait,
     write_job,
 )
@@ -40,9 +41,7 @@ SHAPES = ("driver-and-workers", "one-allocation", "array")
 
 
 def write_profile(folder: Path, **fields) -> Path:
-    path = folder / "slurm.yaml"
-    path.write_text(yaml.safe_dump({**PROFILE, **fields}, sort_keys=False))
-    return path
+    return put_profile(folder, {**PROFILE, **fields})
 
 
 def squeue(*words: str) -> list[str]:
@@ -50,27 +49,6 @@ def squeue(*words: str) -> list[str]:
         ["squeue", "--noheader", *words], capture_output=True, text=True, check=True
     )
     return done.stdout.split("\n")[:-1]
-
-
-def submit(job: Path, profile: Path) -> Path:
-    done = geoscale("submit", job, "--cluster", profile, "--trust-code")
-    assert done.returncode == 0, done.stderr
-    return job.with_suffix(".zarr")
-
-
-@pytest.fixture(scope="module")
-def reference(data_dir, tmp_path_factory):
-    """The job in one process, without a cluster, with as many cores as a worker."""
-    folder = tmp_path_factory.mktemp("loop")
-    # the last bits of scores follow the number of threads
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("GEOSCALE_CPUS", "1")
-    done = geoscale("run", write_job(folder, data_dir), "--trust-code")
-    monkeypatch.undo()
-    assert done.returncode == 0, done.stderr
-    found = pixels(folder / "map.zarr")
-    assert len(found) == 2 * BLOCKS + 3  # two layers; x, y and time
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoscale.admission import judge_license
+from geoscale.admission import admit, judge_license
 from geoscale.bands import guess_sensor
 from geoscale.errors import CardError, WeightsError
 from geoscale.models import (
@@ -204,10 +204,12 @@ def test_features_are_those_of_torchgeos_network(spain: np.ndarray) -> None:
     assert out.shape == (1, card.output.features, 2, 2)
 
 
-def test_a_backbone_is_no_segmenter(tmp_path: Path) -> None:
+def test_a_backbone_is_no_segmenter() -> None:
     card = seeded("ResNet18_Weights.SENTINEL2_RGB_MOCO")
     with pytest.raises(CardError, match=r"backbone.*use task embedding or fit a head"):
-        get_predictor(card, ModelSettings(device="cpu"))
+        admit(card)
+    admit(card, embeds=True)
+    get_predictor(card, ModelSettings(device="cpu"))
 
 
 @pytest.mark.slow
