@@ -9,7 +9,14 @@ import typer
 
 from geoscale.cli.models import AsJson
 from geoscale.cli.say import say, say_json
-from geoscale.cli.work import Accept, Trust
+from geoscale.cli.work import (
+    Accept,
+    Cluster,
+    Trust,
+    Workers,
+    choose_profile,
+    open_client,
+)
 
 if TYPE_CHECKING:
     from geoscale.fitting import Fitted
@@ -92,6 +99,8 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
     ] = True,
     seed: Annotated[int, typer.Option(help="Of the draw of pixels.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "cpu",
+    cluster: Cluster = None,
+    workers: Workers = None,
     trust_code: Trust = False,
     accept_license: Accept = False,
     as_json: AsJson = False,
@@ -110,7 +119,11 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
     if labels.lower().endswith((".yaml", ".yml")):
         if imagery is not None or to is not None:
             raise JobError(f"{labels} says imagery and folder itself; leave them out")
-        found = fit_job(labels, trust_code=trust_code, accept_license=accept_license)
+        with open_client(choose_profile(cluster, workers), 1) as client:
+            found = fit_job(
+                labels, client=client, trust_code=trust_code,
+                accept_license=accept_license,
+            )  # fmt: skip
         _show(found, as_json)
         return
     if imagery is None or to is None:
@@ -123,14 +136,16 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
         "source_nodata": parse_nodata(nodata),
     }
     stack = open_stack(imagery, **{k: v for k, v in given.items() if v is not None})
-    found = fit_head(
-        labels, stack, model, to,
-        attribute=attribute, layer=layer, head=head,  # type: ignore[arg-type]
-        with_bands=with_bands, ignore=tuple(ignore or ()), per_class=per_class,
-        folds=folds, block_m=block_m, floor=floor, seed=seed, time=time,
-        dates=dates, sensor=sensor, units=units,  # type: ignore[arg-type]
-        device=device, trust_code=trust_code, accept_license=accept_license,
-    )  # fmt: skip
+    with open_client(choose_profile(cluster, workers), 1) as client:
+        found = fit_head(
+            labels, stack, model, to,
+            attribute=attribute, layer=layer, head=head,  # type: ignore[arg-type]
+            with_bands=with_bands, ignore=tuple(ignore or ()), per_class=per_class,
+            folds=folds, block_m=block_m, floor=floor, seed=seed, time=time,
+            dates=dates, sensor=sensor, units=units,  # type: ignore[arg-type]
+            device=device, client=client, trust_code=trust_code,
+            accept_license=accept_license,
+        )  # fmt: skip
     _show(found, as_json)
 
 

@@ -70,13 +70,13 @@ def open_input(
             or card.output.head is not None
         ):
             raise JobError(
-                f"`{card.name}` is for {card.task}, or has a head already; a head needs "
-                "features of places: a backbone, or a network of task segmentation"
+                f"`{card.name}` is for {card.task}, or has a head already; a head "
+                "needs features of places: a backbone, or a segmentation network"
             )
         if card.holds_code or card.architecture is None:
             raise JobError(
                 f"the file of `{card.name}` is a program (ONNX, TorchScript, "
-                "torch.export), which no head can be put behind; a head needs a "
+                "torch.export), which no head can be put behind; one needs a "
                 "network whose architecture torch can build"
             )
         return card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,6 +16,9 @@ from geoscale.fitting.run import fit
 from geoscale.job import parse_job
 from geoscale.plain import read_yaml
 from geoscale.stacks import open_stack
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 SHARED = ("imagery", "grid", "model")
 """Keys that mean what they mean in every job."""
@@ -67,7 +70,11 @@ class FitJob(BaseModel):
 
 
 def fit_job(
-    path: str | Path, *, trust_code: bool = False, accept_license: bool = False
+    path: str | Path,
+    *,
+    client: Client | None = None,
+    trust_code: bool = False,
+    accept_license: bool = False,
 ) -> Fitted:
     """Fit what a YAML file asks for; paths in it are relative to it.
 
@@ -75,6 +82,8 @@ def fit_job(
     ----------
     path : str or path
         The file.
+    client : distributed.Client, optional
+        As for `fit`.
     trust_code, accept_license : bool
         As for `fit`.
 
@@ -108,6 +117,7 @@ def fit_job(
         read.model,
         read.output.to,
         sensor=read.imagery.sensor,
+        client=client,
         trust_code=trust_code,
         accept_license=accept_license,
         **options,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,7 +18,13 @@ from geoscale.fitting.folds import deal_blocks
 from geoscale.fitting.heads import HeadName, fit_head
 from geoscale.fitting.inputs import has_weights, indices_of, open_input, with_classes
 from geoscale.fitting.result import Fitted
-from geoscale.fitting.samples import Places, Samples, draw_places, take_samples
+from geoscale.fitting.samples import (
+    Look,
+    Places,
+    Samples,
+    draw_places,
+    take_samples,
+)
 from geoscale.fitting.writing import write_head
 from geoscale.heads import Head
 from geoscale.models.extract import Extractor
@@ -27,9 +34,13 @@ from geoscale.planner import make_plan
 from geoscale.plans import InferencePlan
 from geoscale.sources.shapes import ShapeFile, load_shapes
 from geoscale.stacks import as_source, list_bands
+from geoscale.supply import find_parcels
 from geoscale.types import Float, Floats, Json, Source
 from geoscale.windows import Window
 from geoscale.words import redact, suggest
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FEWEST = 2
 """Classes of a map."""
@@ -84,6 +95,7 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     sensor: str | None = None,
     units: Literal["reflectance", "raw"] = "reflectance",
     device: str = "cpu",
+    client: Client | None = None,
     trust_code: bool = False,
     accept_license: bool = False,
 ) -> Fitted:
@@ -130,6 +142,8 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
         As in a card's ``input``, for bands and indices.
     device : str
         Where the network runs.
+    client : distributed.Client, optional
+        Cluster that reads the imagery and runs the network; the head is fitted here.
     trust_code, accept_license : bool
         As for `run`.
 
@@ -174,12 +188,15 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     shape = (int(source.geobox.shape[0]), int(source.geobox.shape[1]))
     places = draw_places(found, shape, per_class=2 * per_class, seed=seed)
     places = _leave_out(places, found, asked.ignore)
-    extract = Extractor(
-        card, path, with_bands=with_bands, trust_code=trust_code, device=device
-    )
+    sent = client is not None and path is not None
+    look = Look(
+        plan=dataclasses.replace(plan, live=None), card=card, with_bands=with_bands,
+        device=device, trust_code=trust_code,
+        parcels=find_parcels(plan, trust_code=trust_code) if sent else (),
+    )  # fmt: skip
     samples = take_samples(
-        plan, source, extract, places, time=step, per_class=per_class,
-        trust_code=trust_code,
+        look, source, places, time=step, per_class=per_class,
+        client=client,
     )  # fmt: skip
     facts: Json = {
         "model": card.name,
@@ -192,7 +209,13 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     made = fit_head(head, samples.features, report["_codes"], len(names), seed)
     report = {**facts, **{k: v for k, v in report.items() if k[0] != "_"}}
     return write_head(
-        Path(to), card, names, made, extract.tensors(), report, with_bands=with_bands
+        Path(to),
+        card,
+        names,
+        made,
+        look.open().tensors(),
+        report,
+        with_bands=with_bands,
     )
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoscale.card import ModelCard
 from geoscale.errors import SourceError
+from geoscale.fitting.inputs import has_weights
 from geoscale.models.extract import Extractor
+from geoscale.models.weights import resolve_weights
+from geoscale.parcels import Parcel
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Prepared, Preprocessor
 from geoscale.sources.shapes import NONE, ShapeFile, Shapes
+from geoscale.supply import at_hand, supply
 from geoscale.types import Bool, Float, Ints, Source
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from geoscale.passes import BlockTask
 
 WINDOW_PX = 1024
@@ -111,15 +120,72 @@ def draw_places(
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What every process does in a block with labels."""
+
+    plan: InferencePlan
+    """Of the network over the imagery; holds no source."""
+    card: ModelCard
+    """Of the network alone."""
+    with_bands: bool
+    """Whether the network's input follows its features."""
+    device: str
+    """Where it runs."""
+    trust_code: bool
+    """Allow code outside the known packages."""
+    parcels: tuple[Parcel, ...] = ()
+    """Files of the model that the driver sends."""
+
+    def __call__(
+        self, number: int, places: Places, source: Source
+    ) -> tuple[Bool, Float, Float]:
+        """Read a block; tell which places are usable, and their bands and features."""
+        task = self.plan.task(number)
+        pixels = source.read(task.read, task.passes[0])
+        ys, xs = places.y - task.read.y0, places.x - task.read.x0
+        card = at_hand(self.plan.card, self.parcels)
+        prepare = Preprocessor.from_card(card, self.trust_code)
+        channels = prepare.begin(pixels.data, pixels.valid)
+        ok = channels.usable[ys, xs]
+        raw = pixels.data[:, :, ys[ok], xs[ok]].astype(np.float32)
+        raw = raw.reshape(raw.shape[0] * raw.shape[1], -1).T if ok.any() else raw[0].T
+        if not ok.any():
+            return ok, raw, raw[:, :0]
+        extract = self.open()
+        return ok, raw, _extract(self.plan, task, channels, extract, places.pick(ok))
+
+    def open(self) -> Extractor:
+        """Load the network, once in every process."""
+        key = (
+            self.plan.card.hash(), self.plan.weights_sha256, self.plan.code_sha256,
+            self.with_bands, self.device,
+        )  # fmt: skip
+        with _loading:
+            if _held.get("key") != key:
+                card = at_hand(self.card, self.parcels)
+                path = resolve_weights(card)[0] if has_weights(card) else None
+                made = Extractor(
+                    card, path, with_bands=self.with_bands, device=self.device,
+                    trust_code=self.trust_code,
+                )  # fmt: skip
+                _held.update(key=key, extract=made)
+            found: Extractor = _held["extract"]
+        return found
+
+
+_held: dict[str, Any] = {}
+_loading = threading.Lock()
+
+
 def take_samples(
-    plan: InferencePlan,
+    look: Look,
     source: Source,
-    extract: Extractor,
     places: Places,
     *,
     time: int,
     per_class: int,
-    trust_code: bool = False,
+    client: Client | None = None,
 ) -> Samples:
     """Read imagery at drawn pixels, and run the network around them.
 
@@ -128,20 +194,18 @@ def take_samples(
 
     Parameters
     ----------
-    plan : InferencePlan
-        Of the network over the imagery.
+    look : Look
+        What is done in a block.
     source : Source
         Imagery; blocks without labels are not read.
-    extract : Extractor
-        The network.
     places : Places
         Pixels; those that cannot be used are left out.
     time : int
         Time step of the plan.
     per_class : int
         Most pixels of one class.
-    trust_code : bool
-        Allow code outside the known packages.
+    client : distributed.Client, optional
+        Cluster that reads and runs the network.
 
     Returns
     -------
@@ -153,32 +217,13 @@ def take_samples(
     SourceError
         If no labelled pixel is valid.
     """
-    prepare = Preprocessor.from_card(plan.card, trust_code)
-    features: list[Float] = []
-    bands: list[Float] = []
-    kept: list[Ints] = []
-    for task in plan.iter_tasks():
-        core = task.core
-        inside = np.flatnonzero(
-            (places.y >= core.y0) & (places.y < core.y1)
-            & (places.x >= core.x0) & (places.x < core.x1)
-        )  # fmt: skip
-        if task.time != time or not len(inside):
-            continue
-        pixels = source.read(task.read, task.passes[0])
-        ys, xs = places.y[inside] - task.read.y0, places.x[inside] - task.read.x0
-        channels = prepare.begin(pixels.data, pixels.valid)
-        ok = channels.usable[ys, xs]
-        if not ok.any():
-            continue
-        raw = pixels.data[:, :, ys[ok], xs[ok]].astype(np.float32)
-        bands.append(raw.reshape(-1, raw.shape[-1]).T)
-        kept.append(inside[ok])
-        features.append(
-            _extract(plan, task, channels, extract, places.pick(inside[ok]))
-        )
+    inside = list(_blocks_of(look.plan, places, time))
+    numbers = [number for number, _ in inside]
+    parts = [places.pick(some) for _, some in inside]
+    found = _map(look, numbers, parts, source, client)
+    kept = [some[ok] for (_, some), (ok, _, _) in zip(inside, found, strict=True)]
     invalid = len(places.y) - sum(len(one) for one in kept)
-    if not kept:
+    if invalid == len(places.y):
         raise SourceError(
             f"none of the {invalid:,} labelled pixels is valid in the imagery: the "
             "labels lie on nodata; check the date, the mask and the area"
@@ -187,12 +232,45 @@ def take_samples(
     chosen = places.pick(where)
     first = _first(chosen.codes, chosen.rank, per_class)
     first = first[np.argsort(where[first])]
+    usable = [one for one in found if one[0].any()]
     return Samples(
-        features=np.concatenate(features)[first],
-        bands=np.concatenate(bands)[first],
+        features=np.concatenate([one[2] for one in usable])[first],
+        bands=np.concatenate([one[1] for one in usable])[first],
         places=chosen.pick(first),
         invalid=invalid,
     )
+
+
+def _blocks_of(
+    plan: InferencePlan, places: Places, time: int
+) -> Iterator[tuple[int, Ints]]:
+    """Blocks with labels, and which places lie in each."""
+    for task in plan.iter_tasks():
+        core = task.core
+        some = np.flatnonzero(
+            (places.y >= core.y0) & (places.y < core.y1)
+            & (places.x >= core.x0) & (places.x < core.x1)
+        )  # fmt: skip
+        if task.time == time and len(some):
+            yield task.number, some
+
+
+def _map(
+    look: Look,
+    numbers: list[int],
+    parts: list[Places],
+    source: Source,
+    client: Client | None,
+) -> list[tuple[Bool, Float, Float]]:
+    """Look at blocks here or on a cluster, in their order."""
+    if client is None:
+        pairs = zip(numbers, parts, strict=True)
+        return [look(number, part, source) for number, part in pairs]
+    held = client.scatter(source, hash=False, broadcast=True)
+    with supply(look.plan, client, trust_code=look.trust_code):
+        tasks = client.map(look, numbers, parts, source=held, pure=False)
+        found: list[tuple[Bool, Float, Float]] = client.gather(tasks)
+    return found
 
 
 def _extract(

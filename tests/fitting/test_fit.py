@@ -371,3 +371,19 @@ def test_networks_that_no_head_fits_behind_are_refused(tmp_path, rows):
     found = fit(tmp_path, labels)
     with pytest.raises(JobError, match="has a head already"):
         fit(tmp_path, labels, found.card)
+
+
+@pytest.mark.slow
+def test_a_cluster_fits_the_same_head(tmp_path, rows):
+    labels = write_labels(tmp_path / "l.gpkg", rows)
+    card = seeded_net(tmp_path)
+    here = fit(tmp_path, labels, card, trust_code=True)
+    first = (here.folder / "head.safetensors").read_bytes()
+    with gs.connect(2) as client:
+        there = fit(tmp_path, labels, card, trust_code=True, client=client)
+        bare = fit(tmp_path, labels, client=client)
+        assert bare.report["pixels"] == 120
+    assert there.report == here.report
+    assert bare.report != here.report
+    fit(tmp_path, labels, card, trust_code=True)
+    assert (here.folder / "head.safetensors").read_bytes() == first
