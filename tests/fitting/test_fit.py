@@ -387,3 +387,56 @@ def test_a_cluster_fits_the_same_head(tmp_path, rows):
     assert bare.report != here.report
     fit(tmp_path, labels, card, trust_code=True)
     assert (here.folder / "head.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("block", [32, 64])
+def test_features_are_what_one_pass_over_the_image_gives(tmp_path, rows, block):
+    import torch
+    from safetensors.torch import save_file
+
+    from geoscale.assemble import hash_card_code
+    from geoscale.fitting.inputs import with_classes
+    from geoscale.fitting.samples import Look, draw_places, take_samples
+    from geoscale.heads import Head
+    from geoscale.models.weights import resolve_weights
+    from geoscale.options import Inference
+    from geoscale.planner import make_plan
+    from geoscale.sources.shapes import load_shapes
+    from geoscale.stacks import as_source
+
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def Net():\n    return nn.Sequential(nn.Conv2d(2, 5, 3, padding=1))\n"
+    )
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 5, 3, padding=1))
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    card = ModelCard.from_dict(
+        {
+            "name": "net",
+            "task": "backbone",
+            "architecture": f"{tmp_path / 'net.py'}:Net",
+            "weights": {"href": str(tmp_path / "net.safetensors")},
+            "input": {"bands": ["red", "nir"], "patch": {"size": 32, "halo": 1}},
+            "output": {"activation": "none", "features": 5, "reduction": 1},
+        }
+    )
+    stack, _ = make_stack()
+    source = as_source(stack, card)
+    labels = write_labels(tmp_path / "l.gpkg", rows)
+    found = load_shapes(str(labels), source.geobox)
+    plan = make_plan(
+        source,
+        with_classes(card, ("a", "b"), Head(kind="linear", inputs=5), False),
+        weights_sha256=resolve_weights(card)[1],
+        code_sha256=hash_card_code(card),
+        inference=Inference(block=block),
+    )
+    look = Look(plan=plan, card=card, with_bands=False, device="cpu", trust_code=True)
+    places = draw_places(found, (SIZE, SIZE), per_class=1000, seed=0)
+    made = take_samples(look, source, places, time=0, per_class=1000)
+    with torch.inference_mode():
+        whole = net(torch.from_numpy(stack.values)[None])[0].numpy()
+    y, x = made.places.y, made.places.x
+    assert len(y) == len(rows)
+    np.testing.assert_allclose(made.features, whole[:, y, x].T, atol=1e-5)
+    np.testing.assert_array_equal(made.bands, stack.values[:, y, x].T)
