@@ -23,7 +23,8 @@ UNKNOWN_INSIDE = (
 
 def efficiency(result: Result, folder: Path) -> list[str]:
     head = ["workload", "px", "blocks", "runtime", "patch / stride", "recompute",
-            "job Mpx/s", "network Mpx/s", "efficiency", "runs", "of CPU s"]  # fmt: skip
+            "job Mpx/s", "network Mpx/s", "efficiency", "runs", "of CPU s",
+            "commit"]  # fmt: skip
     rows, refused = [], []
     for r in result.get("rows", []):
         if "efficiency" not in r:
@@ -36,6 +37,7 @@ def efficiency(result: Result, folder: Path) -> list[str]:
             f"{chosen['patch']} / {chosen['stride']}", r["recompute"],
             r["end_to_end_mpx_s"], r["forward_mpx_s"], f"**{r['efficiency']}**",
             f"{min(runs)} to {max(runs)}", r["efficiency_cpu"],
+            str(r.get("commit", result["context"]["commit"]))[:7],
         ])  # fmt: skip
     lines = [*figure(plots.draw_efficiency(folder, result)), *table(head, rows)]
     kinds = {r.get("forward_kind") for r in result.get("rows", [])}

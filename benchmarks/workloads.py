@@ -22,6 +22,13 @@ MEAN = (0.2, 0.18, 0.18, 0.26, 0.2, 0.15)
 STD = (0.15,) * 6
 
 
+SIAMESE = {
+    "siamese": ("FCSiamDiff", "resnet18"),
+    "siamese50": ("FCSiamConc", "resnet50"),
+}
+"""Networks of pairs: a small one, beside which reading shows, and a usual one."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A network and how it is run."""
@@ -49,8 +56,8 @@ def get_workload(name: str) -> Workload:
         return Workload(name, find_card("ukis-csmask-6b-l1c"))
     if name == "unet":
         return Workload(name, unet_card(), {"patch_px": 512})
-    if name == "siamese":
-        return Workload(name, siamese_card(), {"patch_px": 512}, "pair")
+    if name in SIAMESE:
+        return Workload(name, siamese_card(*SIAMESE[name]), {"patch_px": 512}, "pair")
     if name == "tiny":
         options = {"patch_px": 512, "stride_px": 512, "block_px": 1024}
         return Workload(name, tiny_card(), options)
@@ -296,27 +303,27 @@ def _seed_unet(path: Path, args: dict[str, Any]) -> None:
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
 
 
-def siamese_card() -> ModelCard:
-    """FCSiamDiff of torchgeo over six bands of two dates, seeded weights."""
+def siamese_card(network: str, encoder: str) -> ModelCard:
+    """A siamese network of torchgeo over six bands of two dates, seeded weights."""
     import torch
+    import torchgeo.models
     from safetensors.torch import save_file
-    from torchgeo.models import FCSiamDiff
 
-    args = {"encoder_name": "resnet18", "in_channels": 6, "classes": 1}
-    path = scratch() / f"siamese-{SEED}.safetensors"
+    args = {"encoder_name": encoder, "in_channels": 6, "classes": 1}
+    path = scratch() / f"{network}-{encoder}-{SEED}.safetensors"
     if not path.is_file():
         torch.manual_seed(SEED)
-        net = FCSiamDiff(encoder_weights=None, **args)
+        net = getattr(torchgeo.models, network)(encoder_weights=None, **args)
         save_file({k: v.contiguous() for k, v in net.state_dict().items()}, path)
     spec = _input(size=256, multiple_of=32, alignment=1)
     spec |= {"frames": 2, "pair": "time-axis"}
     twice = {"mean": MEAN * 2, "std": STD * 2}
     spec["normalization"] = {"type": "mean-std", **twice}
     return _card(
-        "bench-siamese",
+        f"bench-{network}-{encoder}",
         path,
         task="change",
-        architecture="torchgeo.models:FCSiamDiff",
+        architecture=f"torchgeo.models:{network}",
         architecture_args=args,
         input=spec,
         output={"single": True, "activation": "sigmoid"},
