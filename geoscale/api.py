@@ -36,7 +36,7 @@ from geoscale.learn import learn
 from geoscale.models import load_model
 from geoscale.options import Change, Embedding, Output
 from geoscale.plans import InferencePlan
-from geoscale.resume import find_begun, mark_job
+from geoscale.resume import find_begun, mark_job, name_output
 from geoscale.sources.aoi import find_aoi
 from geoscale.sources.opening import open_source
 from geoscale.sources.settings import UTM, Grid, parse_grid
@@ -164,10 +164,11 @@ def plan_job(
     if job.grid.crs == UTM:
         plans = plan_zones(job, card, url, mark)
         settle_one = partial(_settle, trust_code=trust_code)
+        plans = dataclasses.replace(plans, to=url)
         return plans.map(lambda _, plan: settle_one(plan)) if measure else plans
     begun = find_begun(url, mark)
     if begun is not None:
-        return begun
+        return dataclasses.replace(begun, to=url)
     source = open_source(
         job.imagery,
         grid=job.grid,
@@ -181,7 +182,7 @@ def plan_job(
     change = resolve_change(job.task, job.change, card)
     area = find_aoi(job.grid, source.geobox)
     made = plan_source(source, card, area, job.inference, output, change, embed)
-    made = dataclasses.replace(made, live=source, job=mark)
+    made = dataclasses.replace(made, live=source, job=mark, to=url)
     return _settle(made, trust_code=trust_code) if measure else made
 
 
@@ -198,13 +199,15 @@ def _settle(
     trust_code: bool = False,
 ) -> InferencePlan:
     """Find what a plan leaves open: numbers of its area first, then what is fastest."""
-    plan = learn(plan, url, looks=looks, client=client, trust_code=trust_code)
-    return settle(plan, url, client=client, trust_code=trust_code)
+    made = learn(plan, url, looks=looks, client=client, trust_code=trust_code)
+    made = settle(made, url, client=client, trust_code=trust_code)
+    # a plan that was stored meanwhile does not know
+    return dataclasses.replace(made, to=plan.to)
 
 
 def run(  # noqa: PLR0913  (one verb, all by name)
     plan: InferencePlan | ZonePlans,
-    to: str | Path,
+    to: str | Path | None = None,
     *,
     client: Client | None = None,
     shard: tuple[int, int] | None = None,
@@ -219,8 +222,9 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     ----------
     plan : InferencePlan or ZonePlans
         What to run; zones one after the other, each in a folder of its name.
-    to : str or path
-        Local folder or fsspec URL; every worker must reach it.
+    to : str or path, optional
+        Local folder or fsspec URL; every worker must reach it. Default: what the job
+        of `plan_job` names.
     client : distributed.Client, optional
         Cluster to run on; without it the blocks run in this process.
     shard : tuple of int, optional
@@ -248,7 +252,7 @@ def run(  # noqa: PLR0913  (one verb, all by name)
     StoppedError
         If no block could go on.
     """
-    url = as_url(to)
+    url = as_url(name_output(plan.to, to))
     stop = stop or Stop()
     if isinstance(plan, ZonePlans):
         one = partial(

@@ -15,6 +15,7 @@ from geoscale.engine.block import Kernel
 from geoscale.engine.epochs import EpochJournal
 from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
+from geoscale.gauges import Gauge
 from geoscale.judging import with_judge
 from geoscale.memory import allowed_cpus
 from geoscale.models import (
@@ -252,17 +253,19 @@ def make_kernel(
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source
+    device = str(getattr(predictor, "device_name", "cpu"))
     return Kernel(
         plan=plan,
         source=with_judge(found, plan, trust_code=trust_code, threads=threads),
         prepare=Preprocessor.from_card(card, trust_code),
         predictor=predictor,
         task=make_task(plan),
-        device_lock=device_lock(str(getattr(predictor, "device_name", "cpu"))),
+        device_lock=device_lock(device),
         sink=sink,
         mask=_make_mask(plan),
         extra=list_extra(plan),
         describe={"versions": handshake(), "model": predictor.describe()},
+        gauge=Gauge() if device.startswith("cuda") else None,
     )
 
 

@@ -13,6 +13,7 @@ from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
 from geoscale.gathering import gather
+from geoscale.gauges import say_after
 from geoscale.launch import wait_for_workers
 from geoscale.notebook import draw_cell
 from geoscale.plans import InferencePlan
@@ -79,6 +80,8 @@ class RunReport:
     """Periods in which pixels with imagery have no clear view, and how many."""
     dashboard: str = ""
     """Address of the dashboard of the cluster that it ran on; empty without one."""
+    gpus: dict[str, Json] = field(default_factory=dict)
+    """UUID of each GPU → how busy it was, and its memory; empty where NVML is not."""
     zones: dict[str, RunReport] = field(default_factory=dict)
     """Zone → its own report, where there are several; the rest is over all of them."""
 
@@ -110,6 +113,7 @@ class RunReport:
             lines.append(f"  {left:,} blocks left: run the same command again")
         if self.damaged:
             lines.append(f"  {self.damaged:,} stored objects damaged: geoscale repair")
+        lines += [f"  GPU {text}" for text in say_after(self.gpus)]
         lines += [f"  {text}" for text in self.unclear]
         if self.missing_assets:
             lines.append(
@@ -219,6 +223,7 @@ def finish_run(
         stopped=tally.stopped,
         failures=tally.failures,
         missing_assets=len(tally.missing),
+        gpus={name: use.to_dict() for name, use in tally.gpus.items()},
         dashboard="" if client is None else str(client.dashboard_link or ""),
         unclear=tuple(say_unclear(row) for row in list_unclear(plan, ledger)),
     )

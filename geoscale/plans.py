@@ -94,6 +94,8 @@ class InferencePlan:
     """The source in this process, if it was planned here; not stored."""
     home: str | None = field(default=None, compare=False, repr=False)
     """Folder that this plan was loaded from, with the tables that `source` names."""
+    to: str | None = field(default=None, compare=False, repr=False)
+    """Output that its job names; not stored."""
 
     @property
     def shape(self) -> tuple[int, int]:

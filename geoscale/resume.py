@@ -14,6 +14,7 @@ from typing import Any
 from geoscale.assemble import hash_card_code
 from geoscale.card import ModelCard
 from geoscale.engine.journal import Journal
+from geoscale.errors import JobError
 from geoscale.job import Job
 from geoscale.judging import find_judging
 from geoscale.models import resolve_weights
@@ -109,3 +110,32 @@ def _hash_file(path: str) -> str | None:
     except (OSError, ValueError, ImportError):
         return None
     return total.hexdigest()
+
+
+def name_output(known: str | None, to: str | Path | None) -> str | Path:
+    """Choose the output of a plan.
+
+    Parameters
+    ----------
+    known : str or None
+        What the plan's job names.
+    to : str, path or None
+        What the caller names; wins.
+
+    Returns
+    -------
+    str or path
+        The output.
+
+    Raises
+    ------
+    JobError
+        If neither is known.
+    """
+    place = known if to is None else to
+    if place is None:
+        raise JobError(
+            'a plan needs an output: `run(plan, "map.zarr")`; only one that `plan_job` '
+            "made knows that of its job"
+        )
+    return place

@@ -185,7 +185,7 @@ def submit(
     what : str, path, Job or InferencePlan
         A job, its YAML file, or a plan.
     to : str or path, optional
-        Output, where `what` is a plan.
+        Output, where `what` is a plan that `plan_job` did not make.
     cluster : str, path or mapping
         Profile of a batch system.
     trust_code : bool
@@ -329,6 +329,7 @@ def _begin(
         if isinstance(made, ZonePlans):
             raise JobError("a job of several UTM zones is submitted by its file")
         return _begin(made, place, profile)
+    to = what.to if to is None else to
     if to is None:
         raise JobError("a plan needs an output: `submit(plan, to, cluster=…)`")
     if what.source.get("kind") == "array":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -305,3 +306,57 @@ def measure_seams(
     border = float(changes[worst - 1])
     ratio = border / median if median else (float("inf") if border else 1.0)
     return Seams(ratio, worst, border, median)
+
+
+class FakeNvml:
+    """Speaks NVML for devices that are none; passed to `geoscale.gauges.Gauge`.
+
+    Parameters
+    ----------
+    devices : sequence of dict
+        Of each: ``uuid``, ``name``, ``busy`` in percent or None (as for a part of a
+        device), ``used`` and ``total`` in bytes.
+    works : bool
+        False: there is the library and no driver.
+    """
+
+    def __init__(self, devices: Sequence[Json], *, works: bool = True) -> None:
+        self.devices = [dict(one) for one in devices]
+        self._works = works
+        self.looks = 0
+
+    def nvmlInit(self) -> None:
+        """Begin."""
+        if not self._works:
+            raise RuntimeError("NVML_ERROR_DRIVER_NOT_LOADED")
+
+    def nvmlDeviceGetCount(self) -> int:
+        """Count devices."""
+        return len(self.devices)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Json:
+        """Give a device by its number."""
+        return self.devices[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Json:
+        """Give a device by its UUID."""
+        return next(one for one in self.devices if one["uuid"] == uuid)
+
+    def nvmlDeviceGetUUID(self, handle: Json) -> str:
+        """Give its UUID."""
+        return str(handle["uuid"])
+
+    def nvmlDeviceGetName(self, handle: Json) -> str:
+        """Give its kind."""
+        return str(handle["name"])
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Json) -> SimpleNamespace:
+        """Tell its memory, in bytes."""
+        self.looks += 1
+        return SimpleNamespace(used=handle["used"], total=handle["total"])
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Json) -> SimpleNamespace:
+        """Tell how busy it is, in percent."""
+        if handle["busy"] is None:
+            raise RuntimeError("NVML_ERROR_NOT_SUPPORTED")
+        return SimpleNamespace(gpu=handle["busy"], memory=0)

@@ -49,6 +49,8 @@ class ZonePlans(Mapping[str, InferencePlan]):
     """Zone → plan."""
     empty: tuple[str, ...] = ()
     """Zones that the area touches, and no imagery."""
+    to: str | None = None
+    """Output that the job names."""
 
     def __getitem__(self, name: str) -> InferencePlan:
         return self.plans[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import geoscale as gs
-from geoscale.errors import OutputError, SourceError
+from geoscale.errors import JobError, OutputError, SourceError
 from geoscale.plans import RUN
 from geoscale.sources.survey import Survey
 
@@ -91,6 +92,18 @@ def test_a_plan_holds_no_items_and_its_tables_travel_with_it(job, tmp_path):
     Path(folder / "items.parquet").unlink()
     with pytest.raises(SourceError, match=r"items\.parquet"):
         gs.repair(tmp_path / "map.zarr")
+
+
+def test_a_plan_knows_the_output_of_its_job_before_and_after_it_is_begun(job):
+    first = gs.plan_job(job)
+    report = gs.run(first)
+    assert report.complete
+    assert report.output == str(job.parent / "map.zarr")
+    again = gs.plan_job(job)
+    assert again.live is None, "it is the stored one"
+    assert gs.run(again).computed == 0
+    with pytest.raises(JobError, match="a plan needs an output"):
+        gs.run(dataclasses.replace(again, to=None))
 
 
 def test_every_block_names_the_items_it_reads(job, tmp_path):

@@ -11,6 +11,7 @@ from geoscale.cli.models import AsJson
 from geoscale.cli.say import say, say_json, style
 from geoscale.cli.work import Cluster, OutArg
 from geoscale.durations import format_seconds
+from geoscale.gauges import say_after
 
 if TYPE_CHECKING:
     from geoscale.doctor import Finding
@@ -154,6 +155,7 @@ def _describe_status(found: dict[str, Any]) -> list[str]:
     if "blocks_per_s" in found:
         left = format_seconds(found["left_s"])
         lines.append(f"  rate    {found['blocks_per_s']:.2f} blocks/s, {left} left")
+    lines += [f"  gpu     {text}" for text in say_after(found.get("gpus", {}))]
     lines += [
         f"  failed  {name}: {why['error']}" for name, why in found["failed"].items()
     ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from geoscale.cli.say import say
 from geoscale.durations import format_seconds
+from geoscale.gauges import say_now
 
 if TYPE_CHECKING:
     from geoscale.engine.drive import Progress, Tally
@@ -113,6 +114,8 @@ def describe(tally: Tally, outcome: Outcome | None) -> str:
     left = tally.total - tally.done - len(tally.quarantined)
     if left and tally.computed:
         parts.append(f"ETA {format_seconds(left * seconds / tally.computed)}")
+    if tally.gpus:
+        parts.append(say_now(tally.gpus.values()))
     if tally.failures:
         word = "failure" if tally.failures == 1 else "failures"
         parts.append(f"{tally.failures:,} {word}")

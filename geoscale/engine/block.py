@@ -20,6 +20,7 @@ from geoscale.engine.shared import SharedScores
 from geoscale.engine.strange import Strangeness
 from geoscale.errors import BlockError
 from geoscale.faults import point
+from geoscale.gauges import Gauge
 from geoscale.objects import Detector
 from geoscale.passes import BlockTask, Pass, PassTask
 from geoscale.plans import InferencePlan
@@ -104,6 +105,8 @@ class Kernel:
     """Layers that the source gives."""
     describe: Mapping[str, object] = field(default_factory=dict)
     """Versions, device, precision: kept with the output."""
+    gauge: Gauge | None = None
+    """Of the GPU that blocks are run on; None where that is none."""
     shared: SharedScores = field(default_factory=SharedScores)
     """Scores of patches between blocks that this process runs."""
 
@@ -146,6 +149,8 @@ def run_block(kernel: Kernel, number: int, attempt: int = 1) -> Outcome:
             attempt=attempt,
         )
     stats = {f"{name}_s": round(s, 4) for name, s in timer.seconds.items()}
+    if kernel.gauge is not None:
+        stats |= kernel.gauge.read()
     return Outcome(
         block=number,
         ok=True,

@@ -153,7 +153,7 @@ class DaskExecutor:
             while True:
                 open_runs = [s.run for s in set(running.values()) if not s.is_over]
                 goes_on = stop is None or stop.go_on()
-                waits = self._waits_for_workers(moved)
+                waits = todo.is_left and self._waits_for_workers(moved)
                 runs = []
                 if goes_on and not waits:
                     runs = todo.take(self.roster.pick(self._look()), open_runs)
@@ -183,16 +183,14 @@ class DaskExecutor:
         sent.tasks.discard(future)
         future.release()
         if reply.worker:
-            self.roster.note_answer(reply.worker)
-        if reply.unfit:
-            self.roster.set_aside(reply.worker, reply.host, reply.unfit)
+            self._note_worker(reply)
         if sent.is_over:
             # It wrote the same blocks once more: its digests are valid, too.
             for outcome, _ in reply.found:
                 if outcome.ok:
                     yield dataclasses.replace(outcome, late=True, changes=b"")
             return
-        if sent.tasks and (reply.unfit or not reply.worker):
+        if sent.tasks and not (reply.found and reply.worker):
             return  # lost, or refused: the other worker is still at it
         sent.is_over = True
         todo.put_back(sent.run, len(reply.found))
@@ -202,6 +200,13 @@ class DaskExecutor:
             if outcome.ok:
                 self.pace.note(seconds)
             yield outcome
+
+    def _note_worker(self, reply: Reply) -> None:
+        self.roster.note_answer(reply.worker)
+        if reply.unfit:
+            self.roster.set_aside(reply.worker, reply.host, reply.unfit)
+        if reply.leaves:
+            self.roster.note_leaving(reply.worker)
 
     def _look(self) -> dict[str, int]:
         """Threads of each worker; asked for again when a second has passed."""

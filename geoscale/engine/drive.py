@@ -20,6 +20,7 @@ from geoscale.engine.stopping import Stop
 from geoscale.engine.strange import warn_if_strange
 from geoscale.engine.verify import Verification, verify_blocks
 from geoscale.errors import StoppedError
+from geoscale.gauges import GpuUse, note_gpu
 from geoscale.plans import InferencePlan
 from geoscale.types import Executor, Json, Outcome, Sink
 
@@ -72,6 +73,8 @@ class Tally:
     """Item and bands of assets that could not be had, by any run."""
     strange: int = 0
     """Blocks of this run that are far from what the network was trained on."""
+    gpus: dict[str, GpuUse] = field(default_factory=dict)
+    """UUID → what this run has seen of the device; empty where NVML is not."""
     started: float = field(default_factory=time.monotonic)
     """When, in seconds of a monotonic clock."""
 
@@ -104,6 +107,7 @@ class Tally:
             self.patches += int(outcome.stats["patches"])
             self.refused = 0
             self.note_missing(outcome.stats)
+            note_gpu(self.gpus, outcome.stats)
             self.strange += int(outcome.stats.get("strange", 0))
             warn_if_strange(self.computed, self.strange, self.total)
             return
@@ -211,7 +215,8 @@ def _round(
 def _tell(plan: InferencePlan, tally: Tally) -> Json:
     """Where this driver stands, for those who look on."""
     shown = sorted(tally.quarantined)[:SHOWN]
-    return {
+    gpus = {name: use.to_dict() for name, use in tally.gpus.items()}
+    return ({"gpus": gpus} if gpus else {}) | {
         "total": tally.total,
         "done": tally.done,
         "computed": tally.computed,

@@ -33,7 +33,7 @@ def find_progress(journal: Journal, plan: InferencePlan) -> Json:
     dict
         ``blocks``, ``done``, ``left``, ``failed`` (block → why), ``complete``,
         ``runs``; where a driver has told it, ``blocks_per_s`` and ``left_s``, the time
-        that the rest takes at that rate.
+        that the rest takes at that rate, and ``gpus`` (UUID → `GpuUse.to_dict`).
     """
     total = len(plan.numbers())
     final = journal.final()
@@ -104,7 +104,10 @@ def _rate(pulses: Sequence[Json], left: int) -> Json:
     speed = sum(p["computed"] / p["seconds"] for p in some if p["seconds"])
     if not speed or not left:
         return {}
-    return {"blocks_per_s": round(speed, 4), "left_s": round(left / speed, 1)}
+    seen = {k: v for p in some for k, v in dict(p.get("gpus") or {}).items()}
+    gpus = {"gpus": seen} if seen else {}
+    rate = {"blocks_per_s": round(speed, 4), "left_s": round(left / speed, 1)}
+    return rate | gpus
 
 
 def _is_whole(pulse: Any) -> bool:

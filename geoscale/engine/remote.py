@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from geoscale.engine.block import Kernel, run_block
 from geoscale.engine.failures import TRANSIENT, classify, describe
+from geoscale.engine.leaving import find_end
 from geoscale.engine.runs import LATEST_S
 from geoscale.types import Outcome
 
@@ -47,6 +48,8 @@ class Reply(NamedTuple):
     """Of the first blocks; those that are missing were not begun."""
     unfit: str = ""
     """Why this worker cannot run any block; empty if it can."""
+    leaves: bool = False
+    """Whether it begins no more blocks, since its job ends soon."""
 
 
 class _Held:
@@ -61,6 +64,7 @@ class _Held:
 _held: dict[tuple[str, str], _Held] = {}
 _refused: dict[tuple[str, str], str] = {}
 _lock = threading.Lock()
+_end = find_end()
 
 
 def run_remote(blocks: Sequence[int], attempt: int, call: Call) -> Reply:
@@ -79,10 +83,13 @@ def run_remote(blocks: Sequence[int], attempt: int, call: Call) -> Reply:
     Returns
     -------
     Reply
-        Blocks are missing from it if the task had grown old or the kernel could not
-        be made. Never raises for a failure of a block or of the kernel's making.
+        Blocks are missing from it if the task had grown old, the kernel could not be
+        made, or the worker's job ends before they would. Never raises for a failure of
+        a block or of the kernel's making.
     """
     worker, host = _find_address(), socket.gethostname()
+    if not _end.go_on():
+        return Reply(worker, host, [], leaves=True)
     held, why = _hold(call, worker)
     if held is None:
         return Reply(worker, host, [], why)
@@ -93,10 +100,14 @@ def run_remote(blocks: Sequence[int], attempt: int, call: Call) -> Reply:
             break
         # One block at a time, so that tasks take turns.
         with held.gate:
+            # asked again: what was made meanwhile told how long blocks take
+            if not _end.go_on():
+                break
             start = time.perf_counter()
             outcome = _run_block(held.kernel, number, attempt)
             found.append(Ended(outcome, time.perf_counter() - start))
-    return Reply(worker, host, found)
+            _end.note(found[-1].seconds)
+    return Reply(worker, host, found, leaves=not _end.go_on())
 
 
 def make_failure(number: int, attempt: int, error: str, kind: str) -> Outcome:

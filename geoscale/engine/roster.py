@@ -43,6 +43,7 @@ class Roster:
         self._say = say
         self._unfit: dict[str, tuple[str, str]] = {}
         self._late: set[str] = set()
+        self._leaving: set[str] = set()
         self._dead: dict[str, set[str]] = {}
         self._answered: set[str] = set()
         self._crashing: set[str] = set()
@@ -53,6 +54,12 @@ class Roster:
         self._unfit[worker] = host, why
         if not known:
             self._say(f"a worker on {host} ({worker}) gets no block: {why}")
+
+    def note_leaving(self, worker: str) -> None:
+        """Give a worker no more blocks, since its job ends soon."""
+        if worker not in self._leaving:
+            _LOG.info("%s gets no more blocks: its job ends soon", worker)
+        self._leaving.add(worker)
 
     def note_late(self, workers: Iterable[str]) -> None:
         """Pass over workers on which blocks take too long, until they answer."""
@@ -87,7 +94,7 @@ class Roster:
     @property
     def is_picky(self) -> bool:
         """Whether some are left out: their hosts may bring another any moment."""
-        return bool(self._unfit or self._crashing or self._late)
+        return bool(self._unfit or self._crashing or self._late or self._leaving)
 
     def pick(self, workers: Mapping[str, int]) -> dict[str, int]:
         """Choose those that may be given blocks.
@@ -103,7 +110,8 @@ class Roster:
             Those that can run blocks; of these the ones that stay alive and answer, if
             any does.
         """
-        able = {name: n for name, n in workers.items() if name not in self._unfit}
+        gone = self._unfit.keys() | self._leaving
+        able = {name: n for name, n in workers.items() if name not in gone}
         steady = {
             name: n
             for name, n in able.items()
@@ -131,8 +139,10 @@ class Roster:
         StoppedError
             If there is nothing to wait for.
         """
-        if not workers or not self._unfit.keys() >= workers.keys():
+        if not workers or not self._unfit.keys() | self._leaving >= workers.keys():
             return False
+        if self._leaving & workers.keys():
+            return True  # others come when their jobs have ended
         if coming > len(workers) and waited < GRACE_S:
             return True
         raise self.explain(workers)

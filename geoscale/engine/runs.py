@@ -114,6 +114,11 @@ class FirstTries:
             found.append(Run(tuple(self._todo.popleft() for _ in range(size))))
         return found
 
+    @property
+    def is_left(self) -> bool:
+        """Whether some have no task."""
+        return bool(self._todo)
+
     def put_back(self, run: Run, begun: int) -> None:
         """Take back the blocks of a run that were not begun."""
         self._todo.extendleft(reversed(run.blocks[begun:]))
@@ -144,6 +149,11 @@ class Retries:
             Run((number,), attempt, where)
             for where, (number, attempt) in zip(free, pairs, strict=False)
         ]
+
+    @property
+    def is_left(self) -> bool:
+        """Whether some have no task."""
+        return bool(self._todo)
 
     def put_back(self, run: Run, begun: int) -> None:
         """Take back a block that was not begun."""
