@@ -29,6 +29,7 @@ _FACE = {
     "repair": "geoscale.outputs",
     "export": "geoscale.outputs",
     "evaluate": "geoscale.evaluation.run",
+    "fit": "geoscale.fitting.run",
     "polygons": "geoscale.results.polygons",
     "transitions": "geoscale.results.transitions",
     "connect": "geoscale.clusters",
@@ -49,6 +50,7 @@ __all__ = [
     "connect",
     "evaluate",
     "export",
+    "fit",
     "list_models",
     "load_job",
     "load_model",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from geoscale.ending import RunReport
     from geoscale.errors import GeoscaleError
     from geoscale.evaluation.run import evaluate
+    from geoscale.fitting.run import fit
     from geoscale.job import load_job
     from geoscale.models import list_models
     from geoscale.outputs import export, repair, status, verify

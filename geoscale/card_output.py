@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.heads import Head
 from geoscale.objects import Detection
 from geoscale.schemas import spell_out
 
@@ -97,6 +98,8 @@ class ModelOutput(Part):
     """Whether a place may be of several classes at once, or of none."""
     thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Least score, by class, of a place that has the label; default 0.5 for all."""
+    head: Head | None = None
+    """What was fitted to labels, behind the network."""
 
     @property
     def width(self) -> int:
@@ -124,7 +127,7 @@ class ModelOutput(Part):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         late = ("class_schema", "single", "take", "features", "reduction")
-        more = ("detection", "bands", "multilabel", "thresholds")
+        more = ("detection", "bands", "multilabel", "thresholds", "head")
         return without(dump(self), *late, *more)
 
     @model_validator(mode="before")

@@ -124,6 +124,16 @@ def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
     assert job.output.layers[2:] == ("entropy", "margin")
 
 
+def test_the_jobs_of_the_fit_page_are_jobs(tmp_path):
+    from geoscale.fitting.job import FitJob
+
+    fitting, mapping = blocks(ROOT / "docs" / "fit.md", "yaml")
+    assert FitJob.model_validate(yaml.safe_load(fitting)).attribute == "landuse"
+    path = tmp_path / "job.yaml"
+    path.write_text(mapping)
+    assert load_job(path).model == str(tmp_path / "head" / "card.yaml")
+
+
 def test_the_job_of_the_change_page_is_a_job(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text(blocks(ROOT / "docs" / "change.md", "yaml")[0])

@@ -19,7 +19,7 @@ def imported_by(code):
 
 
 def test_every_public_name_is_there():
-    assert len(geoscale.__all__) <= 24
+    assert len(geoscale.__all__) <= 25
     for name in geoscale.__all__:
         assert getattr(geoscale, name) is not None
     assert sorted(geoscale.__all__) == sorted(set(geoscale._FACE) | {"__version__"})

@@ -114,7 +114,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
     options = {
         "attribute": attribute,
         "band": band,
-        "nodata": _number(nodata),
+        "nodata": parse_nodata(nodata),
         "map_labels": _pairs("map-labels", map_labels),
         "ignore": tuple(ignore or ()),
         "merge": _pairs("merge", merge),
@@ -153,7 +153,8 @@ def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _number(text: str | None) -> float | str | None:
+def parse_nodata(text: str | None) -> float | str | None:
+    """Read a number, or the word `none`."""
     from geoscale.errors import JobError
 
     if text is None or text == "none":

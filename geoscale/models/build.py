@@ -59,7 +59,11 @@ def build_module(
     factory = load_object(card.architecture, base=card.base, trust_code=trust_code)
     module = call_factory(card.architecture, card.architecture_args, factory)
     state = read_state_dict(weights)
-    if isinstance(module, Backbone):
+    if card.output.head is not None:
+        from geoscale.models.heads import add_head
+
+        module = add_head(module, card, state, weights)
+    elif isinstance(module, Backbone):
         module.take(state, weights)
     else:
         load_strict(module, state, weights)

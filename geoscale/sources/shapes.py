@@ -60,6 +60,16 @@ class Shapes:
         # blocks smaller than a tile would burn it again each
         self._burnt = functools.lru_cache(KEPT_TILES)(self._burn)
 
+    @property
+    def geometries(self) -> list[Any]:
+        """Shapes in pixels of the grid, (x, y)."""
+        return self._geometries
+
+    @property
+    def codes(self) -> list[int]:
+        """Code of each."""
+        return self._codes
+
     def touches(self, window: Window) -> bool:
         """Tell whether any shape may reach into a window."""
         return bool(self._find(window))
