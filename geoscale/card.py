@@ -27,10 +27,10 @@ from geoscale.card_output import CHANGES as CHANGES
 from geoscale.card_output import ModelOutput, Part, without
 from geoscale.card_output import OutputBand as OutputBand
 from geoscale.card_output import OutputClass as OutputClass
+from geoscale.detecting import check_task
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
 from geoscale.imports import is_trusted
-from geoscale.objects import check_task
 from geoscale.plain import read_yaml
 from geoscale.schemas import check_channels
 

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from geoscale.detecting import Detection
 from geoscale.heads import Head
-from geoscale.objects import Detection
 from geoscale.schemas import spell_out
 
 CHANGES = (

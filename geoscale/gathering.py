@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from geoscale.objects import Detection
+from geoscale.detecting import Detection
 from geoscale.plans import InferencePlan
 from geoscale.sinks.vector import TABLE, VectorSink
 from geoscale.spread import spread

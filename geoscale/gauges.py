@@ -11,9 +11,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from geoscale.types import Json
+if TYPE_CHECKING:
+    from geoscale.types import Json
 
 EVERY_S = 1.0
 """Time between two looks, in s; NVML itself measures over up to a second."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geoscale.objects import Suppression, is_upright
+from geoscale.detecting import Suppression
+from geoscale.objects import is_upright
 from geoscale.types import Bool, Float, Floats, Ints
 
 

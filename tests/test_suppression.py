@@ -8,7 +8,8 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoscale.objects import Suppression, corners_of, is_upright, turned_corners
+from geoscale.detecting import Suppression
+from geoscale.objects import corners_of, is_upright, turned_corners
 from geoscale.suppression import group, link, overlap, suppress
 
 

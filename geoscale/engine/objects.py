@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geoscale.detecting import Detection
 from geoscale.engine.patchwork import Timer
-from geoscale.objects import Detection, Detector, Found, Mask, is_upright
+from geoscale.objects import Detector, Found, Mask, is_upright
 from geoscale.passes import BlockTask
 from geoscale.suppression import link, suppress
 from geoscale.types import Array, Bool, Floats, Pixels
