@@ -15,11 +15,9 @@ import numpy as np
 from geoscale.assemble import make_kernel
 from geoscale.chunks import round_up
 from geoscale.engine.journal import Journal
-from geoscale.engine.one_pass import OnePass
-from geoscale.engine.patchwork import Timer
 from geoscale.errors import PlanError
+from geoscale.features import score_place
 from geoscale.parcels import Parcel
-from geoscale.passes import BlockTask
 from geoscale.plans import InferencePlan
 from geoscale.sampling import list_places
 from geoscale.sources.opening import source_of
@@ -190,17 +188,7 @@ def _look(
     kernel = make_kernel(plan, source=source, trust_code=trust_code, parcels=parcels)
     found = [np.zeros((0, plan.card.output.width), np.float32)]
     for place in places:
-        task = BlockTask(
-            number=0,
-            name="sample",
-            time=0,
-            passes=plan.groups[0],
-            core=place,
-            read=plan.lattice.read_window(place),
-        )
-        steps = task.passes[0]
-        pixels = kernel.source.read(task.read, steps)
-        scores, keep = OnePass(kernel, task, steps, Timer()).score(pixels)
+        scores, keep = score_place(kernel, kernel.source, place)
         vectors = scores[:, keep].T
         every = max(1, -(-len(vectors) // VECTORS))
         found.append(vectors[::every].copy())

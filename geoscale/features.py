@@ -11,6 +11,7 @@ import numpy as np
 from geoscale.assemble import make_kernel
 from geoscale.contrast.cards import close_card
 from geoscale.contrast.thresholds import BINS, otsu
+from geoscale.engine.block import Kernel
 from geoscale.engine.one_pass import OnePass
 from geoscale.engine.patchwork import Timer
 from geoscale.errors import PlanError
@@ -18,7 +19,7 @@ from geoscale.parcels import Parcel
 from geoscale.passes import BlockTask
 from geoscale.plans import InferencePlan
 from geoscale.supply import find_parcels, supply
-from geoscale.types import Floats, Source
+from geoscale.types import Bool, Float, Floats, Source
 from geoscale.windows import Window
 
 if TYPE_CHECKING:
@@ -71,6 +72,39 @@ def find_feature_threshold(
     return found
 
 
+def score_place(kernel: Kernel, source: Source, place: Window) -> tuple[Float, Bool]:
+    """Run a kernel's network on one place, as it would in a block of that extent.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Of the plan whose lattice is laid; its sink is not used.
+    source : Source
+        Where pixels are read.
+    place : Window
+        On the grid of the plan.
+
+    Returns
+    -------
+    scores : ndarray of float32, (class, y, x)
+        Merged.
+    keep : ndarray of bool, (y, x)
+        Where there are some.
+    """
+    plan = kernel.plan
+    task = BlockTask(
+        number=0,
+        name="sample",
+        time=0,
+        passes=plan.groups[0],
+        core=place,
+        read=plan.lattice.read_window(place),
+    )
+    steps = task.passes[0]
+    one = OnePass(kernel, task, steps, Timer())
+    return one.score(source.read(task.read, steps))
+
+
 def _find(
     plan: InferencePlan,
     source: Source,
@@ -81,17 +115,7 @@ def _find(
     kernel = make_kernel(plan, source=source, trust_code=trust_code, parcels=parcels)
     found: list[Floats] = []
     for place in places:
-        task = BlockTask(
-            number=0,
-            name="sample",
-            time=0,
-            passes=plan.groups[0],
-            core=place,
-            read=plan.lattice.read_window(place),
-        )
-        steps = task.passes[0]
-        one = OnePass(kernel, task, steps, Timer())
-        scores, keep = one.score(source.read(task.read, steps))
+        scores, keep = score_place(kernel, source, place)
         share = scores[1][keep].astype(np.float64)
         found.append(share / np.maximum(1 - share, 1e-9))
     far = np.concatenate(found)
