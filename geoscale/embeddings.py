@@ -70,8 +70,8 @@ def learn_embedding(
     assert plan.embedding is not None
     name = plan.hash if plan.statistics is None else plan.statistics["of"]
     if url is not None and (plan.statistics is not None or not plan.is_learned):
-        begun = Journal(url).load_plan()
-        if begun is not None and (begun.statistics or {}).get("of") == name:
+        begun = find_begun(plan, url)
+        if begun is not None:
             return dataclasses.replace(
                 plan, embedding=begun.embedding, statistics=begun.statistics
             )
@@ -84,6 +84,31 @@ def learn_embedding(
     told |= {"of": name, "places": places, "vectors": len(vectors)}
     chosen = plan.embedding.model_copy(update={"numbers": numbers})
     return dataclasses.replace(plan, embedding=chosen, statistics=told)
+
+
+def find_begun(plan: InferencePlan, url: str) -> InferencePlan | None:
+    """Find the plan of the same job with its numbers, if it was begun at an output.
+
+    Its numbers hold: on another machine those of the same places may have other last
+    bits.
+
+    Parameters
+    ----------
+    plan : InferencePlan
+        With or without its numbers.
+    url : str
+        Output.
+
+    Returns
+    -------
+    InferencePlan or None
+        None where nothing, or another job, was begun.
+    """
+    begun = Journal(url).load_plan()
+    name = plan.hash if plan.statistics is None else plan.statistics["of"]
+    if begun is None or (begun.statistics or {}).get("of") != name:
+        return None
+    return begun
 
 
 def find_numbers(

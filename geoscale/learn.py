@@ -20,8 +20,7 @@ from geoscale.contrast.pairs import Pair, Sample
 from geoscale.contrast.shifts import MOST_PX, Shift, find_shift
 from geoscale.contrast.thresholds import find_threshold
 from geoscale.contrast.vectors import ChangeVectors, fit_vectors
-from geoscale.embeddings import learn_embedding
-from geoscale.engine.journal import Journal
+from geoscale.embeddings import find_begun, learn_embedding
 from geoscale.errors import MissingDependencyError, PlanError
 from geoscale.explain import count_places
 from geoscale.features import find_feature_threshold
@@ -85,11 +84,8 @@ def learn(
         return plan
     looks = looks and change.coregister == "report" and plan.statistics is None
     if url is not None and (looks or plan.statistics or not plan.is_learned):
-        # also of what was learned here: on another machine the last bits may differ
-        begun, name = Journal(url).load_plan(), plan.hash
-        if plan.statistics is not None:
-            name = plan.statistics["of"]
-        if begun is not None and (begun.statistics or {}).get("of") == name:
+        begun = find_begun(plan, url)
+        if begun is not None:
             return _take_over(plan, begun)
     if plan.is_learned and not looks:
         return plan
