@@ -140,11 +140,23 @@ def make_cuda_repeatable() -> None:
     """No TF32, no algorithm search: both change bits between runs or devices."""
     import torch
 
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    # By the old switches first, so that those still answer: inductor reads them, and
+    # torch refuses to tell them once only the new ones were set (pytorch#166387).
+    torch.set_float32_matmul_precision("highest")
     conv: Any = torch.backends.cudnn
-    conv.conv.fp32_precision = "ieee"
+    conv.allow_tf32 = False
+    conv.conv.fp32_precision = conv.rnn.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def uses_tf32() -> bool:
+    """Tell whether float32 on CUDA would be rounded to TF32 in this process."""
+    import torch
+
+    conv: Any = torch.backends.cudnn
+    parts = (torch.backends.cuda.matmul.fp32_precision, conv.conv.fp32_precision)
+    return "tf32" in parts
 
 
 def name_machine(device: str, threads: int | None) -> str:

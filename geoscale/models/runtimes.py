@@ -34,7 +34,7 @@ Runtime = Literal["torch", "compile", "openvino", "onnx"]
 AnyPredictor = TorchPredictor | OnnxPredictor | OpenvinoPredictor
 
 _MAX_BATCH = 64
-_BATCH_PX = {"cpu": 2 * 256 * 256, "cuda": 2048 * 2048, "mps": 1024 * 1024}
+_BATCH_PX = {"cpu": 2 * 256 * 256, "cuda": 2 * 2048 * 2048, "mps": 1024 * 1024}
 
 
 # package → extra of geoscale, by runtime; torch is always there
