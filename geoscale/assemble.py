@@ -253,7 +253,8 @@ def make_kernel(
     if threads is not None:
         limit_threads(threads)
     found = source_of(plan) if source is None else source
-    device = str(getattr(predictor, "device_name", "cpu"))
+    told = predictor.describe()
+    device = str(told.get("device", "cpu"))
     return Kernel(
         plan=plan,
         source=with_judge(found, plan, trust_code=trust_code, threads=threads),
@@ -264,7 +265,7 @@ def make_kernel(
         sink=sink,
         mask=_make_mask(plan),
         extra=list_extra(plan),
-        describe={"versions": handshake(), "model": predictor.describe()},
+        describe={"versions": handshake(), "model": told},
         gauge=Gauge() if device.startswith("cuda") else None,
     )
 

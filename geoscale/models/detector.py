@@ -133,7 +133,12 @@ def open_torch(
     name, release = where.type, None
     if where.type == "cuda":
         name, release = str(torch.cuda.get_device_name(where)), torch.cuda.empty_cache
-    told = {"runtime": "torch", "version": torch.__version__, "threads": count}
+    told = {
+        "runtime": "torch",
+        "version": torch.__version__,
+        "threads": count,
+        "device": str(where),
+    }
     return HeldDetector(
         forward, card, batch=batch, device_name=name, model_id=model_id, told=told,
         parts=Parts(batch, name, release),
