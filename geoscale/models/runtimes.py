@@ -328,16 +328,7 @@ def _even_batch(settings: ModelSettings, patch: int, device: str) -> int:
     most = pick_batch(patch, device)
     if settings.per_block is None:
         return most
-    even = -(-settings.per_block // -(-settings.per_block // most))
-    if device.startswith("cuda") and settings.precision == "float32":
-        # what cuDNN has for float32 was about half as fast where it is none
-        return _round_to_power(even)
-    return even
-
-
-def _round_to_power(count: int) -> int:
-    """Largest power of two that is no larger."""
-    return 1 << (count.bit_length() - 1)
+    return -(-settings.per_block // -(-settings.per_block // most))
 
 
 def is_onnx(card: ModelCard, path: Path) -> bool:
