@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]:
-    """List the files on this machine's disk that the plan's model is made of.
+    """List the files that the plan's model is made of, and that this machine has.
 
     Parameters
     ----------
@@ -143,5 +143,6 @@ def _rename(named: str | None, path: Path) -> str:
 
 
 def _pack(field: str, path: Path, sha256: str, place: str) -> Parcel:
-    size = path.stat().st_size if path.is_file() else -1
-    return Parcel(field, str(path), sha256, place, size)
+    parcel = Parcel(field, str(path), sha256, place, -1)
+    found = find_path(parcel)  # a driver beside a scheduler has it in its cache
+    return parcel if found is None else parcel._replace(size=found.stat().st_size)
