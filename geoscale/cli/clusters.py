@@ -1,4 +1,4 @@
-"""Commands of batch systems and gateways: submit, cancel, cluster check, cluster show."""
+"""Commands of batch systems and gateways: submit, cancel, cluster check and show."""
 
 from __future__ import annotations
 
