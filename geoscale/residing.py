@@ -182,6 +182,7 @@ async def settle_in(
     await asyncio.to_thread(load_begun, url)
 
     def leave() -> None:
+        """End the cluster, if it is not kept."""
         if not kept:
             end_cluster(dask_scheduler, loop)
 

@@ -113,6 +113,7 @@ def ask_gateway(profile: GatewayProfile) -> str | None:
     module, where = _find(profile)
 
     async def ask() -> str | None:
+        """Ask it, in a loop of its own."""
         async with module.Gateway(**where, asynchronous=True) as gateway:
             asked = gateway.get_cluster(profile.name)
             try:
@@ -141,6 +142,7 @@ def stop_gateway(profile: GatewayProfile) -> None:
     module, where = _find(profile)
 
     async def stop() -> None:
+        """End it, in a loop of its own."""
         async with module.Gateway(**where, asynchronous=True) as gateway:
             await asyncio.wait_for(gateway.stop_cluster(profile.name), ASK_S)
 
