@@ -466,6 +466,30 @@ def test_a_job_handed_over_is_cancelled_and_goes_on_from_here(lab, reference):
     assert all(after[n] == before[n] for n in before)
 
 
+def test_the_model_of_a_mask_comes_too(lab):
+    shutil.rmtree(lab.cache)
+    lab.cache.mkdir()
+    card = yaml.safe_load((lab.private / "card.yaml").read_text())
+    code = (lab.private / "net.py").read_text()
+    (lab.private / "sky.py").write_text(code + "\n# of the mask\n")
+    sky = {**card, "name": "sky", "architecture": "sky.py:Slow"}
+    (lab.private / "sky.yaml").write_text(yaml.safe_dump(sky))
+    clear = card["output"]["classes"][0]["name"]
+    for name, words in (
+        ("masked-loop", ()),
+        ("masked", ("--cluster", lab.profile(options={"worker_memory": 6}))),
+    ):
+        path = lab.job(name)
+        job = yaml.safe_load(path.read_text())
+        mask = {"model": str(lab.private / "sky.yaml"), "keep": [clear]}
+        job["imagery"] |= {"mask": mask, "composite": "first"}
+        path.write_text(yaml.safe_dump(job, sort_keys=False))
+        done = lab.geoscale("run", path, *words, "--trust-code")
+        assert done.returncode == 0, done.stderr
+    assert pixels(lab.output("masked")) == pixels(lab.output("masked-loop"))
+    assert {"net.py", "sky.py"} <= {p.name for p in lab.kept()}
+
+
 def test_an_api_key_opens_too_and_the_cluster_may_be_kept(lab, monkeypatch):
     monkeypatch.setenv("GEOSCALE_GATEWAY_TOKEN", KEY)
     profile = lab.profile(auth="token", workers=1, maximum=2, keep=True)
