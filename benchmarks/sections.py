@@ -22,13 +22,13 @@ UNKNOWN_INSIDE = (
 
 
 LOOKS = (
-    "**These are single looks, taken while CUDA was tried for the first time, not a run "
-    "of this benchmark**: the device went away before that. Some rows were timed twice "
-    "or three times, none more; commits lie close together, but are not one. The "
-    "U-Net's weights are seeded, so its classes mean nothing."
+    "**These are single looks, taken while CUDA was tried for the first time, not a "
+    "run of this benchmark**: there was no device any more for that. A row is one run "
+    "or the mean of a few; commits lie close together, but are not one. The U-Net's "
+    "weights are seeded."
 )
 LOOKED_AT = {
-    "jobs": "whole jobs of 6144 x 6144 px, six bands, before and after what they led to",
+    "jobs": "whole jobs of 6144 x 6144 px, before and after what they led to",
     "network": "networks alone, batch on the device",
     "reading": "reading alone, 6144 x 6144 px, six bands",
     "small": "whole jobs of 2600 x 2600 px, one run after a warm-up",
