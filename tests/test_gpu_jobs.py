@@ -84,6 +84,7 @@ def test_a_run_says_what_it_ran_on_and_how_busy_that_was(on_cuda):
     to, report = on_cuda
     final = json.loads((to / ".geoscale" / "final.json").read_text())
     assert final["device"] == "cuda"
+    assert final["processors"] == [torch.cuda.get_device_name(0)]
     (uuid,) = report.gpus
     use = report.gpus[uuid]
     assert uuid in list_devices({}) or uuid.startswith("MIG-")

@@ -171,9 +171,35 @@ def name_machine(device: str, threads: int | None) -> str:
         import torch
 
         if torch.cuda.is_available():
-            number = int(device.partition(":")[2] or 0)
-            return str(torch.cuda.get_device_name(number))
+            return name_processor(device)
     return f"{_cpu_name()}, {threads or allowed_cpus()} threads"
+
+
+def name_processor(device: str) -> str:
+    """Name the GPU or the CPU that a device is; last bits of a map hang on it.
+
+    Parameters
+    ----------
+    device : str
+        As for `pick_device`.
+
+    Returns
+    -------
+    str
+        As its driver or the system names it.
+
+    Raises
+    ------
+    PlanError
+        If it is absent.
+    """
+    kind = name_kind(device)
+    if kind != "cuda":
+        return kind if kind == "mps" else _cpu_name()
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    return str(torch.cuda.get_device_name(number))
 
 
 def _cpu_name() -> str:

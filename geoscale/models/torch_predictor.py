@@ -149,8 +149,8 @@ class TorchPredictor(HeldPredictor):
 
     def _probe(self, patch: Float) -> None:
         # A compiled network gets a whole batch, since it is compiled for that one
-        # shape: now, not in the middle of a block.
-        if self._compiled:
+        # shape, and cuDNN plans for it: now, not in the middle of a block.
+        if self._compiled or self._device.type == "cuda":
             self.predict(patch)
         else:
             self._run_checked(patch)

@@ -332,6 +332,7 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         f"merge {chosen.merge}",
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
+        "made on": ", ".join(facts.get("processors", [])),
         "workers": str(facts.get("workers") or "this process"),
         "learned": "; ".join(describe_learned(plan)),
         "to be known": "; ".join(plan.notes),

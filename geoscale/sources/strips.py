@@ -114,6 +114,7 @@ def join(
         return results[0]
 
     def ask() -> Bool | None:
+        """Ask in order, as the rows lie."""
         found = [result() for result in results]
         if all(good is None for good in found):
             return None
