@@ -75,7 +75,7 @@ def predict(
     """
     known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING)
     # quantities of a regression have names of their own, which its card knows
-    if layer not in known and load_model(model).task != "regression":
+    if layer not in known and load_model(model).task not in _NAMED:
         raise JobError(
             f"layer `{layer}` is not known{suggest(layer, known)}; choose one of "
             f"{', '.join(known)}"
@@ -84,7 +84,16 @@ def predict(
     task = "embedding" if layer == EMBEDDING else task
     wanted = {"layers": [layer]}
     plan = make_plan(stack, model, task=task, change=change, output=wanted, **options)
+    if plan.card.output.forecast is not None:
+        raise JobError(
+            f"`{plan.card.name}` makes all its dates at once, which no lazy array has "
+            "block by block; store them: geoscale.run(geoscale.plan(...), to)"
+        )
     return _to_xarray(plan, layer, _to_dask(plan, layer, trust_code))
+
+
+_NAMED = ("regression", "forecasting")
+"""Tasks whose layers have names of their own."""
 
 
 def _to_dask(plan: InferencePlan, layer: str, trust_code: bool) -> Any:

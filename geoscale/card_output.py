@@ -69,6 +69,18 @@ class OutputBand(Part):
     """... and this is added: then it is in `units`."""
 
 
+class Forecast(Part):
+    """What lies ahead: steps of equal length, after dates that are as far apart."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    """Future time steps that the network gives at once, (n, step, band, y, x)."""
+    every_days: Annotated[float, Field(gt=0, le=366)]
+    """Days from one time step to the next, of the dates that it sees as well."""
+    least_dates: Annotated[int, Field(ge=1)] = 1
+    """Dates on which a pixel must be clear to have a forecast; on the others the
+    network sees `input.fill` there."""
+
+
 class ModelOutput(Part):
     """What comes out."""
 
@@ -92,6 +104,8 @@ class ModelOutput(Part):
     one. ``patch``: it gives one result for the whole patch, (n, k)."""
     bands: tuple[OutputBand, ...] = ()
     """Quantities of a regression, in the order of the network's channels."""
+    forecast: Forecast | None = None
+    """Which time steps lie ahead, each with all `bands`; None for any other task."""
     detection: Detection | None = None
     """What a detector gives; None for a map."""
     multilabel: bool = False
@@ -104,7 +118,8 @@ class ModelOutput(Part):
     @property
     def width(self) -> int:
         """Length of the axis of scores: classes, quantities or features."""
-        return self.features or len(self.bands) or len(self.classes)
+        steps = 1 if self.forecast is None else self.forecast.steps
+        return self.features or steps * len(self.bands) or len(self.classes)
 
     @property
     def channels(self) -> int:
@@ -127,7 +142,7 @@ class ModelOutput(Part):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         late = ("class_schema", "single", "take", "features", "reduction")
-        more = ("detection", "bands", "multilabel", "thresholds", "head")
+        more = ("detection", "bands", "multilabel", "thresholds", "head", "forecast")
         return without(dump(self), *late, *more)
 
     @model_validator(mode="before")

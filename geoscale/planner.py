@@ -103,6 +103,11 @@ def make_plan(  # noqa: PLR0913  (all by name)
             f"`{card.name}` gives one value for {cell} x {cell} px, and layers of the "
             "imagery have one for each: leave `imagery.composite.layers` out"
         )
+    if card.output.forecast is not None and spec.get("layers"):
+        raise PlanError(
+            f"`{card.name}` tells of future dates, and layers of the imagery of past "
+            "ones: leave `imagery.layers` out"
+        )
     wanted = output or Output()
     if card.output.detection is not None:
         wanted = _refuse_layers(wanted, spec)
@@ -115,6 +120,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
             f"px; two tasks would write one shard: use {choose_chunk(block)}"
         )
     grid = BlockGrid(len(groups), (height, width), chosen.block)
+    any_will_do = "votes" in spec or card.output.forecast is not None
     plan = InferencePlan(
         source=spec,
         card=card,
@@ -127,7 +133,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
         change=change,
         embedding=embedding,
         itemsize=int(source.dtype.itemsize),
-        states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
+        states=find_states(grid, source, groups, area, any_will_do=any_will_do),
         aoi=None if area is None else area.geometry,
         notes=tuple(_notes(source, card, (height, width), chosen, cell)),
         asked=asked if asked.is_measured else None,

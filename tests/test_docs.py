@@ -99,11 +99,14 @@ def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
 
 
 def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
-    scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
+    scenes, numbers, ahead, ahead_job, job = blocks(ROOT / "docs/tasks.md", "yaml")
     card = ModelCard.from_dict(yaml.safe_load(scenes))
     assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
     assert len(card.output.classes) == 19
     assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
+    seen = ModelCard.from_dict(yaml.safe_load(ahead))
+    assert (seen.input.channels, seen.output.width) == (40, 80)
+    parse_job(yaml.safe_load(ahead_job), where="tasks.md", base=tmp_path)
     asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
     assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
 

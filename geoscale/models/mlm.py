@@ -28,6 +28,7 @@ _TASKS = {
     "backbone": "similarity-search",
     "detection": "object-detection",
     "regression": "regression",
+    "forecasting": "regression",
     "classification": "scene-classification",
 }
 _SCENES = ("scene-classification", "classification")
@@ -242,6 +243,7 @@ def _describe_output(card: ModelCard, task: str) -> Json:
     if card.output.reduction == "patch":
         shape, dims = shape[:2], []
     kinds = {"backbone": ("features", "embedding"), "regression": ("numbers", "band")}
+    kinds["forecasting"] = kinds["regression"]
     name, axis = kinds.get(card.task, ("scores", "class"))
     classes = [
         {"value": c.value, "name": c.name, "title": c.title, "color_hint": c.color}
