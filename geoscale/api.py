@@ -102,7 +102,8 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         Allow Python code that the card names, which measuring runs.
     **options
         ``block_px``, ``patch_px``, ``stride_px``, ``merge``, ``batch``,
-        ``runtime``, ``precision``, ``min_agreement``, ``device``, ``in_flight``.
+        ``runtime``, ``precision``, ``min_agreement``, ``device``, ``in_flight``,
+        ``tta``, ``mc_dropout``.
 
     Returns
     -------

@@ -7,6 +7,7 @@ do not see each other. `build_kernel` is what Dask workers import.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from geoscale.card import ModelCard
@@ -27,8 +28,10 @@ from geoscale.models import (
     get_predictor,
     handshake,
 )
+from geoscale.models.dropping import DroppedPredictor
 from geoscale.models.held_detector import HeldDetector
 from geoscale.models.runtimes import AnyPredictor
+from geoscale.models.torch_predictor import TorchPredictor
 from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
 from geoscale.plans import InferencePlan
@@ -243,10 +246,15 @@ def make_kernel(
 
 def _hold(
     plan: InferencePlan, card: ModelCard, settings: ModelSettings
-) -> AnyPredictor | TurnedPredictor | HeldDetector:
+) -> AnyPredictor | TurnedPredictor | DroppedPredictor | HeldDetector:
     """Load the model of a plan, in the way that it is asked."""
     if card.task == "detection":
         return get_detector(card, settings)
+    runs = plan.inference.mc_dropout
+    if runs:
+        held = get_predictor(card, replace(settings, drops=True))
+        assert isinstance(held, TorchPredictor)
+        return DroppedPredictor(held, runs)
     held, turns = get_predictor(card, settings), plan.inference.tta
     return held if turns == "none" else TurnedPredictor(held, turns)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from geoscale.options import RUNS
 from geoscale.sums import count_pixels
+from geoscale.tasks.spread import SPREAD, name_spreads
 from geoscale.types import Json
 
 if TYPE_CHECKING:
@@ -279,6 +280,9 @@ def _patches(plan: InferencePlan) -> str:
     if plan.inference.tta != "none":
         runs = RUNS[plan.inference.tta]
         text += f"  each run {runs} times (tta {plan.inference.tta}): {runs} x the work"
+    if plan.inference.mc_dropout:
+        runs = plan.inference.mc_dropout
+        text += f"  each run {runs} times with dropout: {runs} x the work"
     return text
 
 
@@ -308,6 +312,8 @@ def _writes(plan: InferencePlan) -> str:
         parts = f"{len(plan.numbers()):,} parts"
         return f"detections.parquet (GeoParquet), from at most {parts}"
     names = [*plan.layers, *plan.source.get("layers", ())]
+    if plan.inference.mc_dropout:
+        names += name_spreads(plan.card, plan.layers)
     layers = ", ".join(names)
     size = plan.stored_block
     steps = len(plan.times) // len(plan.groups)  # several of a forecast in a block
@@ -332,6 +338,9 @@ def count_planes(plan: InferencePlan) -> int:
     if plan.embedding is not None:
         kept = plan.embedding.components or plan.card.output.width
         wide["embedding"] = stored * kept
+    if plan.inference.mc_dropout:
+        beside = plan.layers if plan.card.output.bands else (SPREAD,)
+        extra += sum(wide.get(name, 1) for name in beside)
     return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 

@@ -11,11 +11,12 @@ from geoscale.tasks.labels import Labels
 from geoscale.tasks.objects import Objects
 from geoscale.tasks.regression import Regression
 from geoscale.tasks.segmentation import Segmentation
+from geoscale.tasks.spread import WithSpread
 from geoscale.tasks.vote import Vote
 from geoscale.types import Task
 
 
-def make_task(plan: InferencePlan) -> Task | PassTask:  # noqa: PLR0911  (one for each)
+def make_task(plan: InferencePlan) -> Task | PassTask:
     """Task that finishes a plan's scores.
 
     Parameters
@@ -28,6 +29,16 @@ def make_task(plan: InferencePlan) -> Task | PassTask:  # noqa: PLR0911  (one fo
     Task or PassTask
         Holds no pixel.
     """
+    task = _make_plain(plan)
+    if plan.inference.mc_dropout:
+        assert not isinstance(task, PassTask)
+        return WithSpread(task, plan.card)
+    return task
+
+
+def _make_plain(  # noqa: PLR0911  (one for each)
+    plan: InferencePlan,
+) -> Task | PassTask:
     change, stored = plan.change, plan.output.scores_dtype
     if plan.card.output.detection is not None:
         return Objects()

@@ -117,6 +117,11 @@ class InferencePlan:
         return find_cell(self.card, self.inference.patch, pooled=self.is_pooled)
 
     @property
+    def width(self) -> int:
+        """Length of the axis of what is merged: scores, and how far runs are apart."""
+        return self.card.output.width * (2 if self.inference.mc_dropout else 1)
+
+    @property
     def is_pooled(self) -> bool:
         """Whether the features of a patch become one vector."""
         return self.embedding is not None and self.embedding.per == "patch"
@@ -149,10 +154,7 @@ class InferencePlan:
 
     @property
     def times(self) -> tuple[str, ...]:
-        """Label of every time step of the output: that of its newest frame.
-
-        Where scenes vote: where their period begins; of a forecast: what lies ahead.
-        """
+        """Label of every time step: its newest frame, where a vote begins, or ahead."""
         if self.votes:
             return tuple(label for _, label, _ in self.votes)
         return label_groups(self.groups, self.source_times, self.card)

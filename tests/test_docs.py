@@ -119,11 +119,13 @@ def test_the_page_of_schemas_names_them_all():
 
 
 def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
-    layers, turns = blocks(ROOT / "docs" / "quality.md", "yaml")
+    layers, turns, drops = blocks(ROOT / "docs" / "quality.md", "yaml")
     path = tmp_path / "job.yaml"
     path.write_text("imagery: {files: a.tif}\nmodel: ukis\n" + layers + turns)
     job = load_job(path)
     assert job.inference.tta == "flips"
+    path.write_text("imagery: {files: a.tif}\nmodel: ukis\noutput: b.zarr\n" + drops)
+    assert load_job(path).inference.mc_dropout == 20
     assert job.output.layers[2:] == ("entropy", "margin")
 
 

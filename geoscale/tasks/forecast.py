@@ -109,8 +109,5 @@ def stored_layers(task: Task | PassTask) -> tuple[Layer, ...]:
     tuple of Layer
         One for each array.
     """
-    if not isinstance(task, Ahead):
-        return task.layers
-    return tuple(
-        replace(layer, classes=layer.classes // task.steps) for layer in task.layers
-    )
+    steps = getattr(task, "steps", 1)
+    return tuple(replace(one, classes=one.classes // steps) for one in task.layers)

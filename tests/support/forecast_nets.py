@@ -54,3 +54,14 @@ class Swapped(Trend):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).transpose(1, 2)
+
+
+class Dropped(Trend):
+    """As `Trend`, with bands left out at each date."""
+
+    def __init__(self, steps: int = 3) -> None:
+        super().__init__(steps)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.drop(x))
