@@ -82,8 +82,10 @@ def predict(
         )
     task: Any = "change" if layer in CLASS_OUTPUTS else None
     task = "embedding" if layer == EMBEDDING else task
-    wanted = {"layers": [layer]}
-    plan = make_plan(stack, model, task=task, change=change, output=wanted, **options)
+    plan = make_plan(
+        stack, model, task=task, change=change, output={"layers": [layer]},
+        trust_code=trust_code, **options,
+    )  # fmt: skip
     if plan.card.output.forecast is not None:
         raise JobError(
             f"`{plan.card.name}` makes all its dates at once, which no lazy array has "

@@ -99,6 +99,10 @@ class ModelOutput(Part):
 
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
+    layer: str | None = None
+    """Part of the network whose output the features are; None: they are its own."""
+    enlarge: bool = False
+    """Whether features are enlarged to a vector for every pixel."""
     reduction: Annotated[int, Field(ge=1)] | Literal["patch"] | None = None
     """Input pixels, along each side, for which the network gives one place; default:
     one. ``patch``: it gives one result for the whole patch, (n, k)."""
@@ -142,8 +146,16 @@ class ModelOutput(Part):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         late = ("class_schema", "single", "take", "features", "reduction")
-        more = ("detection", "bands", "multilabel", "thresholds", "head", "forecast")
-        return without(dump(self), *late, *more)
+        more = (
+            "detection",
+            "bands",
+            "multilabel",
+            "thresholds",
+            "head",
+            "forecast",
+            "layer",
+        )
+        return without(dump(self), *late, *more, "enlarge")
 
     @model_validator(mode="before")
     @classmethod
@@ -158,7 +170,11 @@ class ModelOutput(Part):
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
         if self.features is not None and not self.classes:
+            if self.enlarge and self.reduction is not None:
+                raise ValueError("features that are enlarged have no `reduction`")
             return self
+        if self.enlarge or self.layer is not None:
+            raise ValueError("`layer` and `enlarge` are for `features` of a backbone")
         if self.bands:
             self._check_bands()
             return self

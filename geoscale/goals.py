@@ -72,6 +72,12 @@ def refuse_other_task(task: str | None, card: ModelCard) -> None:
     # change has words of its own; backbones are refused where licences are looked at
     if wanted is None or card.task == wanted:
         return
+    if task == "embedding" and card.task in ("segmentation", "regression"):
+        raise CardError(
+            f"task embedding needs a card of `task: backbone`; `{card.name}` is for "
+            f"{card.task}: name a layer of its network as `embedding.layer`, or choose "
+            "another model"
+        )
     if task == "segmentation" and card.task in ("change", "backbone", "detection"):
         return
     hint = {

@@ -142,9 +142,13 @@ class Embedding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    per: Literal["cell", "patch"] = "cell"
+    per: Literal["cell", "patch", "pixel"] = "cell"
     """``cell``: one vector for each place of the network's own grid; ``patch``: one
-    for each patch, the mean of its places."""
+    for each patch, the mean of its places; ``pixel``: one for each pixel, between
+    places bilinear."""
+    layer: str | None = None
+    """Part inside any network of one date whose output is stored; default: the
+    features that a backbone gives."""
     components: Annotated[int, Field(ge=1, le=64)] | None = None
     """Principal components that are kept instead of all features."""
     numbers: dict[str, Any] | None = None

@@ -10,6 +10,8 @@ import yaml
 
 from geoscale.card import ModelCard
 from geoscale.job import load_job, parse_job
+from geoscale.looking import choose_features
+from geoscale.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -99,7 +101,8 @@ def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
 
 
 def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
-    scenes, numbers, ahead, ahead_job, job = blocks(ROOT / "docs/tasks.md", "yaml")
+    parts = blocks(ROOT / "docs/tasks.md", "yaml")
+    scenes, numbers, ahead, ahead_job, job, inside = parts
     card = ModelCard.from_dict(yaml.safe_load(scenes))
     assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
     assert len(card.output.classes) == 19
@@ -107,6 +110,9 @@ def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
     seen = ModelCard.from_dict(yaml.safe_load(ahead))
     assert (seen.input.channels, seen.output.width) == (40, 80)
     parse_job(yaml.safe_load(ahead_job), where="tasks.md", base=tmp_path)
+    looks = parse_job(yaml.safe_load(inside), where="tasks.md", base=tmp_path)
+    found = choose_features(load_model(looks.model), looks.embedding, looks.task)
+    assert found.output.features > 3
     asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
     assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
 

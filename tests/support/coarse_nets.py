@@ -88,3 +88,30 @@ class Mixed(Doubtful):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.some(self.body(x)[None])[0])
+
+
+class Deep(nn.Module):
+    """Classes of pixels, by way of six features for every 4 x 4 px."""
+
+    def __init__(self, channels: int = 2, width: int = 3) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"cells": nn.Conv2d(channels, 6, 4, stride=4)})
+        self.up = nn.Upsample(scale_factor=4, mode="nearest")
+        self.fine = nn.Conv2d(channels, 5, 3, padding=1)
+        self.head = nn.Conv2d(11, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        deep = self.up(torch.relu(self.encoder["cells"](x)))
+        return self.head(torch.cat([deep, torch.relu(self.fine(x))], 1))
+
+
+class Ragged(nn.Module):
+    """Whose places are no whole number of pixels wide for most patches."""
+
+    def __init__(self, channels: int = 2, width: int = 3) -> None:
+        super().__init__()
+        self.cells = nn.Conv2d(channels, 6, 4, stride=4)
+        self.head = nn.Conv2d(6, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x))
