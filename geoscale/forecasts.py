@@ -13,6 +13,17 @@ SLACK = 0.1
 """Part of a step by which dates may lie off it; half a day in any case."""
 
 
+def allowed_slack(every_days: float) -> float:
+    """Days by which a date may lie off the one that is wanted.
+
+    Examples
+    --------
+    >>> allowed_slack(2), allowed_slack(30)
+    (0.5, 3.0)
+    """
+    return max(0.5, SLACK * every_days)
+
+
 def choose_context(times: Sequence[str], card: ModelCard) -> Passes:
     """Tell which time steps of a stack a network sees: the last that fit its step.
 
@@ -42,7 +53,7 @@ def choose_context(times: Sequence[str], card: ModelCard) -> Passes:
             f"{len(times)} ({', '.join(times[:6]) or 'none'}); ask for a longer time "
             "(`imagery.datetime`), or for that many `imagery.periods`"
         )
-    slack, found = max(0.5, SLACK * step), []
+    slack, found = allowed_slack(step), []
     for back in range(frames):
         wanted = add_days(times[-1], -back * step)
         far = [abs(days_between(wanted, label)) for label in times]

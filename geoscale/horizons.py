@@ -46,8 +46,15 @@ def spell_forecast(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(norm, dict):
         several = {k: repeat(norm[k]) for k in ("mean", "std") if k in norm}
         spec["normalization"] = {**norm, **several}
-    usual = {"bands": [{"name": str(band)} for band in bands], "activation": "none"}
+    usual = {"bands": [_name_band(b, spec) for b in bands], "activation": "none"}
     return {**data, "input": spec, "output": {**usual, **output}}
+
+
+def _name_band(band: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """Name a band of the output; what the input was multiplied by is taken off."""
+    factor = spec.get("multiply", 1)
+    known = isinstance(factor, int | float) and factor not in (0, 1)
+    return {"name": str(band)} | ({"multiply": 1 / factor} if known else {})
 
 
 def check_forecast(frames: int, pair: str | None, output: ModelOutput) -> None:
