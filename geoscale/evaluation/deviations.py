@@ -198,7 +198,7 @@ class ForecastEvaluation:
         head, *rows = self._rows(pad=False)
         told = (
             f"By {self.model}, after {self.seen}; in brackets persistence: what each "
-            "pixel showed when it was last seen clearly. Only pixels that all know count."
+            "pixel showed when it was last seen clearly. Pixels that all know count."
         )
         lines = [
             f"# Forecast `{redact(self.output)}`",
