@@ -262,3 +262,16 @@ def test_dates_of_a_real_scene_and_repair(data_dir, tmp_path):
     shard.write_bytes(b"nonsense")
     assert geoscale.repair(str(tmp_path / "40.zarr"), trust_code=True).complete
     assert shard.read_bytes() == before
+
+
+def test_it_may_lie_in_an_icechunk_repository(tmp_path):
+    pytest.importorskip("icechunk")
+    plain, ice = tmp_path / "plain.zarr", tmp_path / "ice"
+    card = forecast_card(tmp_path)
+    run(series(shape=(37, 45)), card, plain, block_px=24)
+    run(
+        series(shape=(37, 45)), card, ice, block_px=24, output={"store": "icechunk"}
+    )  # fmt: skip
+    one, other = open_output(str(plain)), open_output(str(ice))
+    np.testing.assert_array_equal(one["forecast"].values, other["forecast"].values)
+    assert len(other.time) == 3
