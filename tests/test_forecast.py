@@ -275,3 +275,48 @@ def test_it_may_lie_in_an_icechunk_repository(tmp_path):
     one, other = open_output(str(plain)), open_output(str(ice))
     np.testing.assert_array_equal(one["forecast"].values, other["forecast"].values)
     assert len(other.time) == 3
+
+
+def make_kernel(source, card):
+    from geoscale.assemble import make_kernel as make
+
+    plan = geoscale.plan(source, card, trust_code=True, block_px=64)
+    return make(plan, source=source, trust_code=True)
+
+
+def test_blocks_that_one_date_does_not_cover_are_made(tmp_path):
+    class Half(Series):
+        """Whose second date has no scene at all."""
+
+        def covers_cells(self, ys, xs, time):
+            found = super().covers_cells(ys, xs, time)
+            return found & (time != 1)
+
+    made = series()
+    source = Half(data=made.data, valid=made.valid)
+    source.valid[1] = False
+    plan = geoscale.plan(source, forecast_card(tmp_path), trust_code=True)
+    assert len(plan.numbers()) == len(plan.grid)
+
+
+def test_pixels_without_enough_clear_dates_are_counted(tmp_path):
+    """One cloudy date of four hides nothing; four do."""
+    from dataclasses import replace
+
+    from geoscale.engine.block import infer_block
+
+    class Cloudy(Series):
+        """There is imagery everywhere, be it of clouds."""
+
+        def read(self, window, times):
+            found = super().read(window, times)
+            return replace(found, shown=np.ones_like(found.valid))
+
+    made = series()
+    source = Cloudy(data=made.data, valid=made.valid)
+    for least in (1, 3):
+        card = forecast_card(tmp_path, "Trend", forecast={"least_dates": least})
+        kernel = make_kernel(source, card)
+        _, told = infer_block(kernel, kernel.plan.task(0))
+        unclear = int((source.valid.sum(axis=0) < least).sum())
+        assert told["clouds"] == [0, unclear, 53 * 61]

@@ -167,3 +167,21 @@ def test_other_cards_are_what_they_were(tmp_path):
     assert "enlarge" not in card.model_dump()["output"]
     assert choose_features(card, None, "segmentation") is card
     assert choose_features(card, Embedding(), "embedding") is card
+
+
+def test_of_a_part_that_is_run_twice_the_last_time_counts():
+    from geoscale.models.hidden import Hidden
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add = torch.nn.Conv2d(1, 1, 1)
+            torch.nn.init.ones_(self.add.weight)
+            torch.nn.init.ones_(self.add.bias)
+
+        def forward(self, x):
+            return self.add(self.add(x)) * 10
+
+    listening, x = Hidden(Twice(), "add"), torch.zeros(2, 1, 3, 3)
+    for _ in range(2):
+        assert (listening(x) == 2).all()
