@@ -23,6 +23,7 @@ from geoscale.tasks.change import CLASS_OUTPUTS
 from geoscale.tasks.embedding import EMBEDDING
 from geoscale.tasks.labels import LABELS
 from geoscale.tasks.segmentation import OUTPUTS
+from geoscale.tasks.spread import SPREAD
 from geoscale.types import Array, Source
 from geoscale.words import suggest
 
@@ -73,7 +74,7 @@ def predict(
     PlanError
         If it cannot work; says what to change.
     """
-    known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING)
+    known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING, SPREAD)
     # quantities of a regression have names of their own, which its card knows
     if layer not in known and load_model(model).task not in _NAMED:
         raise JobError(
@@ -82,8 +83,15 @@ def predict(
         )
     task: Any = "change" if layer in CLASS_OUTPUTS else None
     task = "embedding" if layer == EMBEDDING else task
+    stored = layer.removesuffix(f"_{SPREAD}")
+    if layer.endswith(SPREAD):
+        stored = "classes" if layer == SPREAD else stored
+        if not options.get("mc_dropout"):
+            raise JobError(
+                f"layer `{layer}` is of runs with dropout; say how many: mc_dropout=20"
+            )
     plan = make_plan(
-        stack, model, task=task, change=change, output={"layers": [layer]},
+        stack, model, task=task, change=change, output={"layers": [stored]},
         trust_code=trust_code, **options,
     )  # fmt: skip
     if plan.card.output.forecast is not None:

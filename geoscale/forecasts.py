@@ -24,6 +24,17 @@ def allowed_slack(every_days: float) -> float:
     return max(0.5, SLACK * every_days)
 
 
+def say_days(days: float) -> str:
+    """Say a number of days.
+
+    Examples
+    --------
+    >>> say_days(1), say_days(0.5)
+    ('1 day', '0.5 days')
+    """
+    return f"{days:g} day{'s' * (days != 1)}"
+
+
 def choose_context(times: Sequence[str], card: ModelCard) -> Passes:
     """Tell which time steps of a stack a network sees: the last that fit its step.
 
@@ -61,7 +72,7 @@ def choose_context(times: Sequence[str], card: ModelCard) -> Passes:
         if far[nearest] > slack or nearest in found:
             raise CardError(
                 f"`{card.name}` sees {frames} dates, {step:g} days apart, the last of "
-                f"them {times[-1]}; there is none within {slack:g} days of {wanted} "
+                f"them {times[-1]}; there is none within {say_days(slack)} of {wanted} "
                 f"(the nearest is {times[nearest]}): make them with `imagery.periods`, "
                 f"{frames} of {step:g} days each, or give imagery of these dates"
             )

@@ -243,3 +243,17 @@ def test_what_does_not_go_together_is_refused(tmp_path):
     bone = make_card(tmp_path, "Backbone", "backbone", said, size=16)
     with pytest.raises(PlanError, match="this job makes embedding: leave it out"):
         geoscale.plan(source, bone, task="embedding", mc_dropout=3)
+
+
+def test_spreads_are_had_lazily_too(tmp_path):
+    source, card = imagery((37, 45)), doubtful(tmp_path)
+    _, data = run(card, tmp_path / "out.zarr", source, mc_dropout=3, block_px=24)
+    how = {"trust_code": True, "block_px": 24}
+    lazy = geoscale.predict(source, card, layer="spread", mc_dropout=3, **how)
+    decoded = np.where(lazy.values == 255, np.nan, lazy.values / 254)
+    np.testing.assert_allclose(decoded, data["spread"].values, atol=1e-6)
+    with pytest.raises(JobError, match="say how many: mc_dropout=20"):
+        geoscale.predict(source, card, layer="spread", **how)
+    said = doubtful(tmp_path, task="regression", bands=[{"name": "height"}])
+    lazy = geoscale.predict(source, said, layer="height_spread", mc_dropout=3, **how)
+    assert (lazy.values[np.isfinite(lazy.values)] >= 0).all()

@@ -320,3 +320,19 @@ def test_pixels_without_enough_clear_dates_are_counted(tmp_path):
         _, told = infer_block(kernel, kernel.plan.task(0))
         unclear = int((source.valid.sum(axis=0) < least).sum())
         assert told["clouds"] == [0, unclear, 53 * 61]
+
+
+def test_it_comes_back_from_a_stac_item(tmp_path):
+    pytest.importorskip("pystac.extensions.mlm")
+    from geoscale.models.mlm import read_item, write_item
+    from tests.models.test_mlm import check_by_rules
+
+    card = forecast_card(tmp_path)
+    item = write_item(card)
+    check_by_rules(item)
+    given, gives = (item["properties"][f"mlm:{n}"][0] for n in ("input", "output"))
+    assert given["input"]["shape"] == [-1, 4, 4, -1, -1]
+    assert given["input"]["dim_order"] == ["batch", "time", "bands", "height", "width"]
+    assert gives["result"]["shape"] == [-1, 3, 4, -1, -1]
+    again = read_item(item, "item")
+    assert (again.output, again.input) == (card.output, card.input)

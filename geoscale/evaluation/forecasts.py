@@ -14,7 +14,7 @@ from geoscale.chunks import BlockGrid
 from geoscale.engine.journal import Journal
 from geoscale.errors import JobError, OutputError, SourceError
 from geoscale.evaluation.deviations import Errors, ForecastEvaluation, StepErrors
-from geoscale.forecasts import allowed_slack
+from geoscale.forecasts import allowed_slack, say_days
 from geoscale.job import load_imagery
 from geoscale.judging import with_judge
 from geoscale.plans import InferencePlan
@@ -250,7 +250,7 @@ def _pair_dates(
             found.append((step, nearest))
     if not found:
         raise SourceError(
-            f"no scene is within {slack:g} days of a date of the forecast "
+            f"no scene is within {say_days(slack)} of a date of the forecast "
             f"({plan.times[0][:10]} … {plan.times[-1][:10]}); the imagery has "
             f"{', '.join(time[:10] for time in times[:6])}"
         )

@@ -148,7 +148,7 @@ def test_the_command_writes_what_it_says(forecast, data_dir, tmp_path):
 
 def test_what_cannot_be_compared_is_refused(forecast, data_dir, tmp_path):
     with pytest.raises(
-        SourceError, match=r"no scene is within 1 days .*has 2015-08-30"
+        SourceError, match=r"no scene is within 1 day of .*has 2015-08-30"
     ):
         evaluate_forecast(forecast, imagery(data_dir, NAMES[1]))
     with pytest.raises(JobError, match="name a YAML file with `imagery:`"):
