@@ -257,3 +257,22 @@ def test_spreads_are_had_lazily_too(tmp_path):
     said = doubtful(tmp_path, task="regression", bands=[{"name": "height"}])
     lazy = geoscale.predict(source, said, layer="height_spread", mc_dropout=3, **how)
     assert (lazy.values[np.isfinite(lazy.values)] >= 0).all()
+
+
+def test_a_layer_of_two_names_drops_under_both():
+    from torch import nn
+
+    net = nn.Module()
+    net.one = net.two = nn.Dropout(0.5)
+    inner = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Dropout(0.0), nn.Dropout3d(0.5))
+    net.inner = inner
+    net.eval()
+    masks = open_dropout(net, "net")
+    masks.run = 0
+    masks.begin(patches(1))
+    x = torch.ones(1, 1, 20, 20)
+    for name in ("one", "two"):
+        assert (getattr(net, name)(x) == 0).any()
+    assert isinstance(inner[1], nn.Dropout), "a chance of 0 leaves nothing out"
+    masks.run = None
+    assert (net.one(x) == x).all()

@@ -181,7 +181,8 @@ def open_dropout(module: nn.Module, name: str) -> Masks:
     planes = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
     found = 0
     for parent in list(module.modules()):
-        for key, child in list(parent.named_children()):
+        # by all its names: one layer may have two
+        for key, child in list(parent._modules.items()):
             if isinstance(child, (nn.Dropout, *planes)) and child.p > 0:
                 made = Dropping(child.p, planes=isinstance(child, planes))
                 setattr(parent, key, made.eval())
