@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from geoscale.models.dropping import Masks
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -73,6 +75,8 @@ class TorchPredictor(HeldPredictor):
         self._parts = Parts(batch, self.device_name, self._release)
         self._network: Any = Scores(freeze(module).to(self._device), card).eval()
         self._network.to(memory_format=self._format)
+        self.masks: Masks | None = None
+        """What is left out of the network, where anything can be."""
         self._compiled = compiled
         self._shapes: set[tuple[int, ...]] = set()
         if compiled:
@@ -161,6 +165,8 @@ class TorchPredictor(HeldPredictor):
     def _compute(self, part: Float) -> Float:
         import torch
 
+        if self.masks is not None:
+            self.masks.begin(part)
         try:
             with torch.inference_mode():
                 x = torch.from_numpy(part).to(self._device, memory_format=self._format)

@@ -152,6 +152,7 @@ def gather_facts(url: str) -> Json:
         "task": plan.goal,
         "time": _day(plan.times[time]),
         "since": _day(since) if since else "",
+        "seen": _day(template.forecast_from or plan.times[time]),
         "times": len(plan.times),
         "legend": legend,
         "tiles": [*_changed(plan, legend), *_tiles(levels, ledger, final, time)],
