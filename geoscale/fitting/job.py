@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoscale.errors import JobError
 from geoscale.findings import explain_validation
+from geoscale.fitting.asked import SQUARES
+from geoscale.fitting.calibrating import CalibrationName
 from geoscale.fitting.heads import HeadName
 from geoscale.fitting.result import Fitted
 from geoscale.fitting.run import fit
@@ -55,6 +57,10 @@ class FitJob(BaseModel):
     """Parts of the cross-validation."""
     block_m: float | None = None
     """Side of blocks held out together, in m."""
+    blocks: str = SQUARES
+    """``squares``, or ``kmeans:K``."""
+    calibrate: CalibrationName = "temperature"
+    """What makes probabilities of scores."""
     floor: bool = True
     """Judge bands and indices too."""
     seed: int = 0

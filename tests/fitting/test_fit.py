@@ -303,7 +303,10 @@ def test_a_column_that_is_not_there(tmp_path, rows):
     ("options", "words"),
     [
         ({"folds": 1}, "folds must be 2 or more"),
-        ({"head": "svm"}, "head `svm` is not known; choose logistic, ridge or forest"),
+        (
+            {"head": "svm"},
+            "head `svm` is not known; choose logistic, ridge, forest or conv",
+        ),
         ({"block_m": 0}, "block_m 0: must be above 0"),
         ({"time": 3}, "time 3: the stack has 1 time steps"),
     ],
