@@ -58,7 +58,7 @@ class Calibration:
                 made[:, k] = self.y[k, at] + self.rise[k, at] * (low - self.x[k, at])
         else:
             return raw
-        made = np.clip(made, LEAST, 1)
+        made = np.maximum(made, LEAST)
         found: Floats = made / made.sum(1, keepdims=True)
         return found
 

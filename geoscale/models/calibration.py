@@ -64,7 +64,7 @@ class Isotonic(nn.Module):
             p = torch.maximum(p, x[0])
             at = torch.bucketize(p, x, right=True) - 1
             made.append(y[at] + rise[at] * (p - x[at]))
-        return torch.log(torch.stack(made, 1).clamp(LEAST, 1))
+        return torch.log(torch.stack(made, 1).clamp_min(LEAST))
 
 
 def make_calibration(spec: Calibrated, classes: int) -> nn.Module:
