@@ -52,7 +52,7 @@ def deal_blocks(
         If a class lies in fewer blocks than there are folds.
     """
     if groups is not None:
-        block = _gather(middles, shapes, groups)
+        block = gather_groups(middles, shapes, groups)
         ground = f"groups (kmeans:{groups})"
     else:
         assert block_m is not None
@@ -78,8 +78,28 @@ def deal_blocks(
     return made, len(np.unique(held))
 
 
-def _gather(middles: Floats, shapes: Ints, groups: int) -> Ints:
-    """Give every point or polygon its group; those without a pixel have -1."""
+def gather_groups(middles: Floats, shapes: Ints, groups: int) -> Ints:
+    """Give every point or polygon its group, by k-means of their places.
+
+    Parameters
+    ----------
+    middles : ndarray of float64, (shape, 2)
+        x and y of each, in m.
+    shapes : ndarray of int, (pixel,)
+        Those that have pixels.
+    groups : int
+        How many.
+
+    Returns
+    -------
+    ndarray of int, (shape,)
+        0 and up; -1 where a shape has no pixel. The order of shapes does not matter.
+
+    Raises
+    ------
+    JobError
+        If there are fewer places than groups.
+    """
     used = np.unique(shapes)
     places = np.unique(middles[used], axis=0)
     if len(places) < groups:

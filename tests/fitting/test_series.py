@@ -158,3 +158,14 @@ def test_the_command_takes_a_table(tmp_path, capsys):
     assert first.read_bytes() == second.read_bytes()
     assert main([*words, "-i", "x.tif", "--to", "c"]) == 2
     assert "leave --imagery out" in capsys.readouterr().err
+    text = (
+        "labels: t.parquet\nattribute: land\nmodel: features:bands\nto: c\nfolds: 3\n"
+        "block_m: 5000\nseries: {columns: '{band}-ts{date}-*', bands: [red, nir], "
+        "scale: 1.0e-4, nodata: 65535}\n"
+    )
+    (tmp_path / "fit.yaml").write_text(text)
+    assert main(["fit", str(tmp_path / "fit.yaml")]) == 0
+    assert (tmp_path / "c" / "head.safetensors").read_bytes() == first.read_bytes()
+    (tmp_path / "fit.yaml").write_text(text + "imagery: {files: x.tif}\n")
+    assert main(["fit", str(tmp_path / "fit.yaml")]) == 2
+    assert "give imagery, or series" in capsys.readouterr().err
