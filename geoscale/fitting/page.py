@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from geoscale.fitting.curve import draw_reliability
 from geoscale.types import Json
 
 NOTHING = "-"
@@ -147,7 +148,7 @@ def _lines(report: Json) -> Iterator[str]:
             "labels in the folds, stopped by a fold of other ground."
         )
         yield ""
-    yield from say_calibration(report)
+    yield from _say_calibration(report)
     yield "## F1 of each class"
     yield ""
     head = ("class", "pixels", *(name_features(report, k) for k in report["features"]))
@@ -183,7 +184,7 @@ def _row(report: Json, key: str) -> tuple[str, ...]:
     return name, f"{one['count']:,}", accuracy, by_fold, f1, kappa
 
 
-def say_calibration(report: Json) -> Iterator[str]:
+def _say_calibration(report: Json) -> Iterator[str]:
     """Tell how well probabilities hold before and after, as lines of Markdown."""
     yield "## Can probabilities be believed?"
     yield ""
@@ -204,10 +205,14 @@ def say_calibration(report: Json) -> Iterator[str]:
     else:
         more = f" of {own['temperature']:.2f}" if way == "temperature" else ""
         what = f"Calibration by {way}{more} is part of the head."
+    if way != "none":
+        what = (
+            f"After: each fold calibrated by {way}, by what the other folds say; all "
+            f"other figures are from before. {what}"
+        )
     yield (
-        f"ECE: expected difference of confidence and accuracy; Brier: mean squared "
-        f"error of probabilities, 0 to 2. After: each fold calibrated by {way}, by "
-        f"what the other folds say. {what}"
+        "ECE: expected difference of confidence and accuracy; Brier: mean squared "
+        f"error of probabilities, 0 to 2. {what}"
     )
     yield ""
     yield f"Held-out pixels of {name_features(report, CHOSEN)} by their confidence:"
@@ -236,6 +241,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def write_html(report: Json) -> str:
     """Set a report as a page that needs nothing else."""
     body = "".join(_blocks(write_markdown(report)))
+    picture = draw_reliability(_own(report)["calibration"])
+    body = body.replace("<p>ECE:", f"<p>{picture}</p><p>ECE:", 1)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         "<title>A head fitted to labels</title><style>"

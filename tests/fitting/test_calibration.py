@@ -128,6 +128,9 @@ def test_the_map_is_calibrated_whatever_the_blocks(tmp_path, rows, kind):  # noq
     assert held["kept"], "ridge's numbers are no logits"
     assert held["after"]["brier"] < held["before"]["brier"]
     assert sum(b["pixels"] for b in held["after"]["reliability"]) == 120
+    page = (tmp_path / "head" / "report.html").read_text()
+    dots = sum(len(held[when]["reliability"]) for when in ("before", "after"))
+    assert page.count("<circle") == dots + 2, "a dot for each bin, two in the legend"
     assert gs.load_model(found.card).output.head.calibration.kind == kind
     maps = []
     for block in (32, 64):
