@@ -4,7 +4,47 @@ from __future__ import annotations
 
 import numpy as np
 
+from geoscale.card import ModelCard
+from geoscale.errors import MemoryPlanError
 from geoscale.types import Array, Float, Ints
+
+COPIES = 4
+"""Of labelled pixels in memory at once: as read, joined, of a fold, computed with."""
+SHARE = 0.8
+"""Of the memory of this process that they may take."""
+
+
+def check_room(card: ModelCard, pixels: int, reach: int, allowed_bytes: int) -> None:
+    """Refuse more labelled pixels than memory holds, before imagery is read.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Of the network before the head.
+    pixels : int
+        Labelled pixels that were drawn.
+    reach : int
+        Pixels around each that are held too, on each side.
+    allowed_bytes : int
+        Memory of this process.
+
+    Raises
+    ------
+    MemoryPlanError
+        If they do not fit.
+    """
+    channels = card.input.channels
+    formulas = len(card.architecture_args.get("formulas", ()))
+    width = max(card.output.width, formulas, channels) + channels
+    needed = pixels * width * (2 * reach + 1) ** 2 * 4 * COPIES
+    if needed > SHARE * allowed_bytes:
+        fewer = max(1, int(pixels * SHARE * allowed_bytes / needed))
+        raise MemoryPlanError(
+            f"{pixels:,} labelled pixels of {width:,} features"
+            f"{f' and what lies {reach} px around them' if reach else ''} take "
+            f"{needed / 1e9:.1f} GB of {allowed_bytes / 1e9:.1f} GB that this process "
+            f"may use; take about {fewer:,} in all (per_class)"
+        )
 
 
 def cut_chips(planes: Array, y: Ints, x: Ints, reach: int) -> Float:

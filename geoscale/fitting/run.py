@@ -14,6 +14,7 @@ from geoscale.card import ModelCard
 from geoscale.errors import JobError, SourceError
 from geoscale.fitting.asked import SQUARES, Asked
 from geoscale.fitting.calibrating import CalibrationName
+from geoscale.fitting.chips import check_room
 from geoscale.fitting.heads import HeadName
 from geoscale.fitting.inputs import has_weights, open_input, with_classes
 from geoscale.fitting.judging import Labelled, judge_and_fit
@@ -27,6 +28,7 @@ from geoscale.fitting.samples import (
 )
 from geoscale.fitting.writing import write_head
 from geoscale.heads import Head
+from geoscale.memory import allowed_memory_bytes
 from geoscale.models.weights import resolve_weights
 from geoscale.options import Inference
 from geoscale.planner import make_plan
@@ -136,6 +138,8 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
         If labels or imagery cannot be read, or do not meet.
     CardError
         If the model has code that is not trusted, or a licence not accepted.
+    MemoryPlanError
+        If the drawn pixels and their features do not fit into memory.
     """
     asked = Asked(
         head=head, with_bands=with_bands, per_class=per_class, folds=folds,
@@ -167,6 +171,7 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     shape = (int(source.geobox.shape[0]), int(source.geobox.shape[1]))
     places = draw_places(found, shape, per_class=2 * per_class, seed=seed)
     places = _leave_out(places, found, asked.ignore)
+    check_room(card, len(places.y), asked.reach, allowed_memory_bytes())
     sent = client is not None and path is not None
     look = Look(
         plan=dataclasses.replace(plan, live=None), card=card, with_bands=with_bands,

@@ -6,8 +6,8 @@ import torch
 import xarray as xr
 
 import geoscale as gs
-from geoscale.errors import JobError
-from geoscale.fitting.chips import cut_chips
+from geoscale.errors import JobError, MemoryPlanError
+from geoscale.fitting.chips import check_room, cut_chips
 from geoscale.heads import Head
 from geoscale.models.conv_head import REACH, ConvHead, train_conv
 from geoscale.models.heads import make_head
@@ -153,6 +153,20 @@ def test_a_networks_features_and_its_ring(tmp_path, labels):
 def test_two_folds_leave_none_to_stop_by(tmp_path, labels):
     with pytest.raises(JobError, match="a conv head needs 3 or more"):
         fit(tmp_path, labels, stack=make_texture()[0], head="conv", folds=2)
+
+
+def test_labels_that_memory_does_not_hold_are_refused(tmp_path):
+    card = seeded_net(tmp_path)
+    # (6 features + 2 bands) x 4 copies x 4 bytes = 128 bytes a pixel, x 25 in a chip
+    check_room(card, 1000, 0, 161_000)
+    with pytest.raises(
+        MemoryPlanError,
+        match=r"1,000 labelled pixels of 8 features take .*take about 800 in all",
+    ):
+        check_room(card, 1000, 0, 128_000)
+    with pytest.raises(MemoryPlanError, match=r"what lies 2 px around them take"):
+        check_room(card, 1000, 2, 3_900_000)
+    check_room(card, 1000, 2, 4_100_000)
 
 
 def test_what_the_card_says_is_what_the_network_sees():

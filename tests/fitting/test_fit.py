@@ -390,6 +390,12 @@ def test_a_cluster_fits_the_same_head(tmp_path, rows):
     assert bare.report != here.report
     fit(tmp_path, labels, card, trust_code=True)
     assert (here.folder / "head.safetensors").read_bytes() == first
+    with gs.connect(2) as client:
+        more = {"head": "conv", "calibrate": "sigmoid", "trust_code": True}
+        one = fit(tmp_path, labels, card, client=client, **more)
+        held = (one.folder / "head.safetensors").read_bytes()
+    fit(tmp_path, labels, card, **more)
+    assert (one.folder / "head.safetensors").read_bytes() == held
 
 
 @pytest.mark.parametrize("block", [32, 64])
