@@ -27,7 +27,7 @@ from geoscale.fitting.series import Table, fit_series
 from tests.support.cards import dynamic_world
 
 LAND = (2, 3, 4, 8)
-"""Cultivated land, forest, grassland, artificial surface."""
+"""Forest, grassland, shrubland, artificial surface: codes of eo-learn."""
 COLUMNS = "OPTICAL-{band}-ts{date}-*"
 CROPS = ("sorghum", "maize")
 DRAWS = 5

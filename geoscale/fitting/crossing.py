@@ -67,9 +67,10 @@ def cross_validate(
     for i, k in enumerate(parts):
         inside = fold != k
         stop = fold[inside] == parts[(i + 1) % len(parts)]
-        made = fit_head(
-            kind, values[inside], codes[inside], len(names), seed, stop=stop
-        )
+        data = (values[inside], codes[inside], len(names), seed)
+        made = fit_head(kind, *data, stop=stop)
+        if kind == "conv":  # as the map's own: what told when to stop teaches then
+            made = fit_head(kind, *data, epochs=getattr(made, "epochs", 0))
         logits[~inside] = made.logits(values[~inside])
         epochs.append(getattr(made, "epochs", 0))
     raw = softmax(logits)
@@ -78,7 +79,7 @@ def cross_validate(
         "pooled": judge(raw, codes, tuple(names)),
         "folds": [judge(raw[fold == k], codes[fold == k], tuple(names)) for k in parts],
     }
-    if any(epochs):
+    if kind == "conv":
         figures["epochs"] = epochs
     told, found = _calibrate(way, logits, codes, fold)
     return Crossed(figures={**figures, "calibration": told}, calibration=found)
@@ -107,7 +108,7 @@ def fit_whole(
         As `fit_head` gives.
     """
     held = figures.get("epochs")
-    epochs = max(1, int(np.median(held))) if held else None
+    epochs = int(np.median(held)) if held else None
     return fit_head(kind, values, codes, classes, seed, epochs=epochs)
 
 

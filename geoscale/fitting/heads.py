@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 import numpy as np
 
 from geoscale.errors import require
+from geoscale.fitting.chips import middle
 from geoscale.heads import LEAST, Head
 from geoscale.types import Array, Bool, Float, Floats, Ints
 
@@ -138,9 +139,12 @@ def fit_head(
     if kind == "conv":
         from geoscale.models.conv_head import EPOCHS, train_conv
 
+        mine = slice(None) if stop is None else ~stop
+        start = fit_head("logistic", middle(values)[mine], codes[mine], classes)
         return train_conv(
-            values, codes, classes, seed=seed, stop=stop, epochs=epochs or EPOCHS
-        )
+            values, codes, start.tensors(1.0), seed=seed, stop=stop,
+            epochs=EPOCHS if epochs is None else epochs,
+        )  # fmt: skip
     if kind == "forest":
         ensemble: Any = require("sklearn.ensemble", extra="fit")
         made = ensemble.RandomForestClassifier(TREES, random_state=seed, n_jobs=1)

@@ -142,10 +142,11 @@ def _lines(report: Json) -> Iterator[str]:
     names = ("features", "count", "accuracy", "by fold", "mean F1", "kappa")
     yield from _table(names, [_row(report, key) for key in report["features"]])
     epochs = _own(report).get("epochs")
-    if epochs:
+    if epochs is not None:
         yield (
             f"The conv head learned for {', '.join(map(str, epochs))} passes over the "
-            "labels in the folds, stopped by a fold of other ground."
+            "labels in the folds, as many as were best in a fold of other ground; with "
+            "none it is the logistic head."
         )
         yield ""
     yield from _say_calibration(report)

@@ -1,8 +1,12 @@
-"""A small head of convolutions: it sees the pixels around a labelled pixel too."""
+"""A small head of convolutions: it sees the pixels around a labelled pixel too.
+
+It begins as a linear head of single pixels and learns what is to be added to that. So
+few labels, which teach nothing of what lies around them, leave it as good as it was.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +28,12 @@ EPOCHS, PATIENCE = 150, 20
 BATCH = 64
 RATE, DECAY, DROP = 3e-3, 1e-2, 0.2
 """Learning rate, weight decay, and share of channels left out in training."""
-ABSENT = -30.0
-"""Logit of a class without a pixel."""
 
 
 class ConvHead(nn.Module):
-    """Standardised features through 1 x 1, 3 x 3, 3 x 3 and 1 x 1 convolutions.
+    """A linear head, plus 1 x 1, 3 x 3, 3 x 3 and 1 x 1 convolutions.
 
-    Past the edge of a patch features count as their mean.
+    All see standardised features; past the edge of a patch these count as their mean.
 
     Parameters
     ----------
@@ -46,6 +48,7 @@ class ConvHead(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
+        self.pixel = nn.Conv2d(inputs, classes, 1)
         self.mix = nn.Conv2d(inputs, hidden, 1)
         self.near = nn.Conv2d(hidden, hidden, 3)
         self.far = nn.Conv2d(hidden, hidden, 3)
@@ -54,7 +57,8 @@ class ConvHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, feature, y, x) → (n, class, y, x), logits."""
         z = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        made: Tensor = self.out(self.look(functional.pad(z, (REACH,) * 4)))
+        around: Tensor = self.out(self.look(functional.pad(z, (REACH,) * 4)))
+        made: Tensor = self.pixel(z) + around
         return made
 
     def look(self, z: Tensor, drop: float = 0.0) -> Tensor:
@@ -84,8 +88,8 @@ class Convolutions:
 
     def tensors(self, heat: float) -> dict[str, Array]:
         """Give arrays of the torch head, whose logits are divided by `heat`."""
-        last = {k: self.state[k] / np.float32(heat) for k in ("out.weight", "out.bias")}
-        return {**self.state, **last}
+        last = ("out.weight", "out.bias", "pixel.weight", "pixel.bias")
+        return {**self.state, **{k: self.state[k] / np.float32(heat) for k in last}}
 
     def _logits(self, values: Float) -> Floats:
         inputs, classes = len(self.state["mean"]), len(self.state["out.bias"])
@@ -95,7 +99,7 @@ class Convolutions:
         with torch.inference_mode():
             for start in range(0, len(values), 1024):
                 z = _standardise(head, values[start : start + 1024])
-                made.append(head.out(head.look(z))[:, :, 0, 0].numpy())
+                made.append(_whole(head, z).numpy())
         found: Floats = np.concatenate(made).astype(np.float64)
         return found
 
@@ -103,7 +107,7 @@ class Convolutions:
 def train_conv(
     values: Float,
     codes: Ints,
-    classes: int,
+    start: Mapping[str, Array],
     *,
     seed: int,
     stop: Bool | None = None,
@@ -121,8 +125,9 @@ def train_conv(
         Chips of ``2 * REACH + 1`` px; NaN where there is nothing.
     codes : ndarray of int, (pixel,)
         Label of each middle.
-    classes : int
-        Classes of the map.
+    start : mapping of str to ndarray
+        ``mean``, ``std``, ``weight`` and ``bias`` of a linear head, fitted to the
+        middles without those of `stop`.
     seed : int
         Of first weights, order, turns and dropout: equal seeds give equal heads on
         one machine.
@@ -134,25 +139,32 @@ def train_conv(
     Returns
     -------
     Convolutions
-        Of the pass with the least loss at `stop`; of the last where there is none.
+        Of the pass with the least loss at `stop`, be it the linear head itself, before
+        the first; of the last where there is no `stop`.
     """
-    return call(_train, values, codes, classes, seed, stop, epochs)
+    return call(_train, values, codes, start, seed, stop, epochs)
 
 
 def _train(
-    values: Float, codes: Ints, classes: int, seed: int, stop: Bool | None, epochs: int
+    values: Float,
+    codes: Ints,
+    start: Mapping[str, Array],
+    seed: int,
+    stop: Bool | None,
+    epochs: int,
 ) -> Convolutions:
     held = np.zeros(len(codes), bool) if stop is None else stop
     # random numbers of whoever called go on as if nothing had happened
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        head = ConvHead(values.shape[1], classes)
-        _measure(head, values[~held])
+        head = _begin(values.shape[1], start)
         x, y = _standardise(head, values), torch.from_numpy(codes.astype(np.int64))
         mine = torch.from_numpy(np.flatnonzero(~held))
         others = torch.from_numpy(np.flatnonzero(held))
-        optimizer: Any = torch.optim.AdamW(head.parameters(), RATE, weight_decay=DECAY)
-        best, kept, done = np.inf, _copy(head), 0
+        optimizer: Any = torch.optim.AdamW(
+            [p for p in head.parameters() if p.requires_grad], RATE, weight_decay=DECAY
+        )
+        best, kept, done = _judge(head, x[others], y[others]), _copy(head), 0
         for epoch in range(1, epochs + 1):
             for some in _batches(mine):
                 loss = functional.cross_entropy(_see(head, x[some]), y[some])
@@ -162,17 +174,47 @@ def _train(
             if stop is None:
                 kept, done = _copy(head), epoch
                 continue
-            with torch.inference_mode():
-                seen = head.out(head.look(x[others]))[:, :, 0, 0]
-                now = float(functional.cross_entropy(seen, y[others]))
+            now = _judge(head, x[others], y[others])
             if now < best:
                 best, kept, done = now, _copy(head), epoch
             elif epoch - done >= PATIENCE:
                 break
-    absent = np.setdiff1d(np.arange(classes), codes[~held])
-    kept["out.bias"][absent] = ABSENT
+    absent = np.setdiff1d(np.arange(len(start["bias"])), codes[~held])
+    kept["out.bias"][absent] = 0
     kept["out.weight"][absent] = 0
     return Convolutions(state=kept, epochs=done)
+
+
+def _begin(inputs: int, start: Mapping[str, Array]) -> ConvHead:
+    """Make a head that is the linear one, which stays as it is, plus nothing."""
+    head = ConvHead(inputs, len(start["bias"]))
+    given = {k: torch.from_numpy(v.astype(np.float32)) for k, v in start.items()}
+    nothing = {
+        f"out.{k}": torch.zeros_like(v) for k, v in head.out.state_dict().items()
+    }
+    state = {
+        **head.state_dict(),
+        **nothing,
+        "mean": given["mean"],
+        "std": given["std"],
+        "pixel.weight": given["weight"][:, :, None, None],
+        "pixel.bias": given["bias"],
+    }
+    head.load_state_dict(state)
+    head.pixel.requires_grad_(False)
+    return head
+
+
+def _judge(head: ConvHead, chips: Tensor, codes: Tensor) -> float:
+    with torch.no_grad():
+        return float(functional.cross_entropy(_whole(head, chips), codes))
+
+
+def _whole(head: ConvHead, chips: Tensor, drop: float = 0.0) -> Tensor:
+    """Logits of the middles of chips, (n, class)."""
+    middle = chips[:, :, REACH : REACH + 1, REACH : REACH + 1]
+    made: Tensor = head.pixel(middle) + head.out(head.look(chips, drop))
+    return made[:, :, 0, 0]
 
 
 def _see(head: ConvHead, chips: Tensor) -> Tensor:
@@ -180,22 +222,13 @@ def _see(head: ConvHead, chips: Tensor) -> Tensor:
     turns, mirrored = (int(n) for n in torch.randint(0, 4, (2,)))
     chips = torch.rot90(chips, turns, (2, 3))
     chips = chips.flip(3) if mirrored % 2 else chips
-    made: Tensor = head.out(head.look(chips, DROP))[:, :, 0, 0]
-    return made
+    return _whole(head, chips, DROP)
 
 
 def _batches(rows: Tensor) -> Iterator[Tensor]:
     order = rows[torch.randperm(len(rows))]
     for start in range(0, len(order), BATCH):
         yield order[start : start + BATCH]
-
-
-def _measure(head: ConvHead, values: Float) -> None:
-    """Give a head mean and deviation of its features."""
-    for f in range(values.shape[1]):  # one by one: all in float64 would be twice
-        plane = values[:, f].astype(np.float64)
-        std = float(np.nanstd(plane))
-        head.mean[f], head.std[f] = float(np.nanmean(plane)), std if std > 0 else 1.0
 
 
 def _standardise(head: ConvHead, values: Float) -> Tensor:

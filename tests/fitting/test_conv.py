@@ -7,8 +7,10 @@ import xarray as xr
 
 import geoscale as gs
 from geoscale.errors import JobError, MemoryPlanError
-from geoscale.fitting.chips import check_room, cut_chips
+from geoscale.fitting.chips import check_room, cut_chips, middle
+from geoscale.fitting.heads import fit_head
 from geoscale.heads import Head
+from geoscale.models import conv_head
 from geoscale.models.conv_head import REACH, ConvHead, train_conv
 from geoscale.models.heads import make_head
 from geoscale.testing import toy_geobox
@@ -36,6 +38,11 @@ def make_texture(seed=0):
     ), kind  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def few_passes(monkeypatch):
+    monkeypatch.setattr(conv_head, "EPOCHS", 40)
+
+
 @pytest.fixture
 def labels(tmp_path):
     _, kind = make_texture()
@@ -51,6 +58,7 @@ def found(tmp_path, labels):
 
 
 def test_texture_becomes_a_map_whatever_the_blocks(tmp_path, found):
+    assert set(found.report["features"]) == {"chosen", "indices", "pixel"}
     held = {k: v["pooled"]["accuracy"] for k, v in found.report["features"].items()}
     assert held["chosen"] > 0.9
     assert held["pixel"] < 0.7, "one pixel says nothing"
@@ -82,7 +90,7 @@ def test_the_head_is_fitted_to_what_its_map_will_see():
     y, x = (n.ravel() for n in np.mgrid[:12, :14])
     chips = cut_chips(image, y, x, REACH)
     assert chips.shape == (12 * 14, 3, 5, 5)
-    made = train_conv(chips, (image[0].ravel() > 5).astype(int), 2, seed=0, epochs=3)
+    made = start_of(chips, (image[0].ravel() > 5).astype(int), 2, seed=0, epochs=3)
     head = make_head(made.spec(), 2)
     state = {k: torch.from_numpy(np.array(v)) for k, v in made.tensors(2.0).items()}
     head.load_state_dict(state, strict=True)
@@ -90,6 +98,14 @@ def test_the_head_is_fitted_to_what_its_map_will_see():
         whole = head(torch.from_numpy(image)[None])[0].reshape(2, -1).numpy().T
     # every pixel, those at the edges too
     np.testing.assert_allclose(whole, made.logits(chips) / 2, atol=1e-5)
+
+
+def start_of(chips, codes, classes, **more):
+    """Train from the linear head of the chips' middles."""
+    stop = more.get("stop")
+    mine = slice(None) if stop is None else ~stop
+    start = fit_head("logistic", middle(chips)[mine], codes[mine], classes)
+    return train_conv(chips, codes, start.tensors(1.0), **more)
 
 
 def make_chips(n=120, seed=0):
@@ -104,9 +120,9 @@ def test_training_follows_the_seed_and_leaves_random_numbers_alone():
     torch.manual_seed(9)
     want = torch.rand(1)
     torch.manual_seed(9)
-    first, second = (train_conv(x, codes, 3, seed=4, epochs=2) for _ in range(2))
+    first, second = (start_of(x, codes, 3, seed=4, epochs=2) for _ in range(2))
     assert torch.rand(1) == want
-    other = train_conv(x, codes, 3, seed=5, epochs=2)
+    other = start_of(x, codes, 3, seed=5, epochs=2)
     for name, value in first.state.items():
         assert (value == second.state[name]).all()
     assert (first.state["mix.weight"] != other.state["mix.weight"]).any()
@@ -116,21 +132,30 @@ def test_ground_that_says_when_to_stop_teaches_nothing():
     x, codes = make_chips()
     stop = np.arange(120) >= 90
     changed = x.copy()
-    changed[stop] += 100
-    first = train_conv(x, codes, 3, seed=0, stop=stop, epochs=1)
-    second = train_conv(changed, codes, 3, seed=0, stop=stop, epochs=1)
+    changed[stop] *= 1.1
+    first = start_of(x, codes, 3, seed=0, stop=stop, epochs=1)
+    second = start_of(changed, codes, 3, seed=0, stop=stop, epochs=1)
     for name, value in first.state.items():
         assert (value == second.state[name]).all()
     # labels of chance there: what is learned does not help, and it stops early
     chance = np.where(stop, np.random.default_rng(0).permutation(codes), codes)
-    assert train_conv(x, chance, 3, seed=0, stop=stop).epochs < 30
-    assert train_conv(x, codes, 3, seed=0, epochs=7).epochs == 7
+    assert start_of(x, chance, 3, seed=0, stop=stop).epochs < 30
+    assert start_of(x, codes, 3, seed=0, epochs=7).epochs == 7
 
 
 def test_a_class_without_a_pixel_gets_nothing():
     x, codes = make_chips()
-    made = train_conv(x, codes // 2 * 2, 3, seed=0, epochs=2)
+    made = start_of(x, codes // 2 * 2, 3, seed=0, epochs=2)
     assert made.logits(x)[:, 1].max() == -30
+
+
+def test_it_begins_as_the_logistic_head_and_stays_so_where_nothing_is_to_be_learned():
+    x, codes = make_chips()
+    made = start_of(x, codes, 3, seed=0, epochs=0)
+    plain = fit_head("logistic", middle(x), codes, 3)
+    np.testing.assert_allclose(made.logits(x), plain.logits(middle(x)), atol=1e-4)
+    assert made.epochs == 0
+    assert (start_of(x, codes, 3, seed=0, epochs=1).logits(x) != made.logits(x)).any()
 
 
 def test_a_networks_features_and_its_ring(tmp_path, labels):
@@ -141,13 +166,13 @@ def test_a_networks_features_and_its_ring(tmp_path, labels):
     card = type(card).model_validate(fields)
     found = fit(
         tmp_path, labels, card, stack=stack, head="conv", with_bands=True,
-        calibrate="sigmoid", trust_code=True, per_class=20, block_m=100,
+        calibrate="sigmoid", trust_code=True, per_class=20, block_m=100, floor=False,
     )  # fmt: skip
     made = gs.load_model(found.card)
     assert made.input.patch.halo == 4 + REACH
     assert made.output.head.inputs == 6 + 2
-    assert set(found.report["features"]) == {"chosen", "bands", "indices", "pixel"}
-    assert found.report["features"]["pixel"]["count"] == 8
+    assert set(found.report["features"]) == {"chosen"}
+    assert found.report["features"]["chosen"]["count"] == 8
 
 
 def test_two_folds_leave_none_to_stop_by(tmp_path, labels):
@@ -170,6 +195,7 @@ def test_labels_that_memory_does_not_hold_are_refused(tmp_path):
 
 
 def test_what_the_card_says_is_what_the_network_sees():
+    torch.manual_seed(0)
     head = ConvHead(2, 2)
     x = torch.zeros(1, 2, 32, 32)
     near, far = x.clone(), x.clone()
