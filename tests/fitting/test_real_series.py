@@ -52,7 +52,31 @@ def test_crops_of_a_year_by_bands_and_by_indices(data_dir, tmp_path, per_class):
     assert all(f"{one['pooled']['accuracy']:.3f}" in text for one in held.values())
 
 
-def open_cube(data_dir):
+def open_togo(data_dir):
+    """A year over 17 x 17 px of Togo, as CropHarvest exports it: months as bands."""
+    import rasterio
+    import xarray as xr
+    from odc.geo.geobox import GeoBox
+    from odc.geo.xr import xr_coords
+
+    path = data_dir / "cropharvest" / "98-togo_2019-02-06_2020-02-01.tif"
+    with rasterio.open(path) as file:
+        names = [f"{b.replace('B0', 'B')}{f'_{t}' if t else ''}"
+                 for t in range(12) for b in BANDS]  # fmt: skip
+        data = file.read([file.descriptions.index(name) + 1 for name in names])
+        box = GeoBox((file.height, file.width), file.transform, file.crs)
+    data = data.reshape(12, len(BANDS), *data.shape[1:]).astype(np.float32) * 1e-4
+    coords = {"band": list(BANDS), **xr_coords(box)}
+    coords["time"] = np.arange("2019-02", "2020-02", dtype="datetime64[M]").astype(
+        "datetime64[ns]"
+    )
+    return xr.DataArray(
+        data.astype(np.float32), dims=("time", "band", *box.dimensions),
+        coords=coords, attrs={"scale": 1.0},
+    )  # fmt: skip
+
+
+def open_belgium(data_dir):
     """A year over one km² of Belgium; two months are missing and are filled."""
     import xarray as xr
     from odc.geo.xr import assign_crs
@@ -69,10 +93,15 @@ def open_cube(data_dir):
 
 
 @pytest.mark.parametrize(
-    "head", ["logistic", pytest.param("forest", marks=pytest.mark.slow)]
+    ("head", "open_cube"),
+    [
+        ("logistic", open_belgium),
+        pytest.param("forest", open_belgium, marks=pytest.mark.slow),
+        pytest.param("forest", open_togo, marks=pytest.mark.slow),
+    ],
 )
 def test_a_head_of_series_makes_a_map_of_a_stack_of_as_many_months(
-    data_dir, tmp_path, head
+    data_dir, tmp_path, head, open_cube
 ):
     pytest.importorskip("h5netcdf")
     # what the map says of Belgium by labels of Uganda is not judged: it is the same
@@ -99,7 +128,7 @@ def test_a_head_of_series_makes_a_map_of_a_stack_of_as_many_months(
         maps.append(gs.open_output(str(tmp_path / f"{block}.zarr")).load())
     assert maps[0].classes.equals(maps[1].classes)
     assert maps[0].confidence.equals(maps[1].confidence)
-    assert np.unique(maps[0].classes).tolist() == [0, 1]
+    assert set(np.unique(maps[0].classes)) <= {0, 1}
     want = score_pixels(gs.load_model(found.card), cube.values)
     top = maps[0].classes.values[0]
     clear = abs(want[0] - want[1]) > 0.01
