@@ -13,6 +13,7 @@ from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
 from geoscale.explain import describe_learned
+from geoscale.gauges import say_after, sum_gpus
 from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
 from geoscale.report.change import paint_change
@@ -155,6 +156,7 @@ def gather_facts(url: str) -> Json:
         "legend": legend,
         "tiles": [*_changed(plan, legend), *_tiles(levels, ledger, final, time)],
         "timing": measure_timing(ledger.sample),
+        "gpus": say_after(sum_gpus(ledger.sample)),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
         "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],
