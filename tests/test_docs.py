@@ -138,8 +138,10 @@ def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
 def test_the_jobs_of_the_fit_page_are_jobs(tmp_path):
     from geoscale.fitting.job import FitJob
 
-    fitting, mapping = blocks(ROOT / "docs" / "fit.md", "yaml")
+    fitting, mapping, series = blocks(ROOT / "docs" / "fit.md", "yaml")
     assert FitJob.model_validate(yaml.safe_load(fitting)).attribute == "landuse"
+    table = FitJob.model_validate(yaml.safe_load(series))
+    assert (table.series.bands, table.series.nodata) == (("B04", "B08"), 65535)
     path = tmp_path / "job.yaml"
     path.write_text(mapping)
     assert load_job(path).model == str(tmp_path / "head" / "card.yaml")
