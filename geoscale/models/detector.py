@@ -77,7 +77,10 @@ def _load(card: ModelCard, settings: ModelSettings) -> HeldDetector:
     if onnx:
         found = open_onnx(path, card, **more)
     else:
+        from geoscale.models.programs import pick_fixed_batch
+
         module = build_module(card, path, trust_code=settings.trust_code)
+        more["batch"] = pick_fixed_batch(module, batch)
         found = open_torch(module, card, **more)
     found.probe(patch)
     _LOG.info("loaded %s: %s", card.name, found.describe())
@@ -135,7 +138,13 @@ def open_torch(
         name = str(torch.cuda.get_device_name(where))
     told = {"runtime": "torch", "version": torch.__version__, "threads": count}
     return HeldDetector(
-        forward, card, batch=batch, device_name=name, model_id=model_id, told=told
+        forward,
+        card,
+        batch=batch,
+        device_name=name,
+        model_id=model_id,
+        told=told,
+        parameters=sum(p.numel() for p in module.parameters()) or None,
     )
 
 

@@ -36,6 +36,8 @@ class HeldDetector:
         sha256 of the weights.
     told : mapping
         Runtime, its version and threads, for provenance.
+    parameters : int, optional
+        Numbers in the network; left out where its file holds it.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class HeldDetector:
         device_name: str,
         model_id: str,
         told: Mapping[str, Any],
+        parameters: int | None = None,
     ) -> None:
+        self.parameters = parameters
         self._forward, self._card = forward, card
         self.batch, self.device_name, self.model_id = batch, device_name, model_id
         self._told = dict(told)
@@ -76,6 +80,22 @@ class HeldDetector:
         except BlockError as err:
             raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
 
+    def run(self, patches: Float) -> Any:
+        """Give what the network says of patches, not decoded.
+
+        Parameters
+        ----------
+        patches : ndarray of float32, (n, channel, y, x)
+            Finite.
+
+        Returns
+        -------
+        ndarray or list of dict
+            A tensor of all, or arrays by name for each patch.
+        """
+        check_patches(patches, self._card)
+        return self._forward(patches)
+
     def detect(self, patches: Float) -> Sequence[Found]:
         """Run a batch; see `geoscale.objects.Detector.detect`.
 
@@ -96,8 +116,7 @@ class HeldDetector:
         BlockError
             If it fails, or gives NaN.
         """
-        check_patches(patches, self._card)
-        raw = self._forward(patches)
+        raw = self.run(patches)
         if isinstance(raw, list):
             found = [decode_dict(one, self._card) for one in raw]
         else:

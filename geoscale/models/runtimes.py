@@ -210,6 +210,8 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
         batch = _even_batch(settings, max(patch), "cpu" if device == "auto" else device)
     network: Path | nn.Module = path
     if not onnx:
+        from geoscale.models.programs import pick_fixed_batch
+
         network = build_module(card, path, trust_code=settings.trust_code)
     more: dict[str, Any] = {"batch": batch, "model_id": sha256}
     predictor: AnyPredictor
@@ -222,6 +224,7 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     else:
         assert not isinstance(network, Path)
         more |= {"device": device, "precision": settings.precision}
+        more["batch"] = pick_fixed_batch(network, batch)
         predictor = TorchPredictor(network, card, compiled=runtime == "compile", **more)
         if settings.threads is not None:
             predictor.set_threads(settings.threads)

@@ -49,6 +49,65 @@ def find_squares(patches: np.ndarray, *, jitter: float = 0.0) -> np.ndarray:
     return out.reshape(n, 5, -1)
 
 
+def save_program(path: Path, network: Any, shape: tuple[int, ...]) -> None:
+    """Write a network of torch as .pt2 or .torchscript; a batch of 0 stands for any."""
+    import torch
+
+    given = torch.zeros(shape[0] or 2, *shape[1:])
+    if path.suffix == ".pt2":
+        side = {0: torch.export.Dim("n", min=1, max=64)}
+        more = {} if shape[0] else {"dynamic_shapes": (side,)}
+        made = torch.export.export(network.eval(), (given,), **more)
+        torch.export.save(made, path)
+    else:
+        torch.jit.save(torch.jit.trace(network.eval(), given), path)
+
+
+def squares_network(glance: float = 0.0) -> Any:
+    """Make the same finder in torch; with `glance` scores hang on the whole patch."""
+    import torch
+
+    class Squares(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            n, _, height, width = x.shape
+            mean = torch.nn.functional.avg_pool2d(x, SIDE, 1, SIDE // 2)
+            mean = mean + glance * x.square().mean((1, 2, 3), keepdim=True)
+            column = torch.arange(width, dtype=torch.float32) + 0.5
+            row = torch.arange(height, dtype=torch.float32)[:, None] + 0.5
+            box = [column + 0 * mean, row + 0 * mean, SIDE + 0 * mean, SIDE + 0 * mean]
+            return torch.cat([*box, mean], 1).reshape(n, 5, -1)
+
+    return Squares()
+
+
+def yolox_network(classes: int) -> Any:
+    """Make a network that gives what YOLOX does, of three grids; seeded."""
+    import torch
+    from torch import nn
+
+    class Yolox(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(
+                nn.Conv2d(3, 8, 8, stride=8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1)
+            )
+            self.down = nn.ModuleList(nn.Conv2d(8, 8, 2, stride=2) for _ in range(2))
+            self.heads = nn.ModuleList(nn.Conv2d(8, 5 + classes, 1) for _ in range(3))
+
+        def forward(self, x: Any) -> Any:
+            x, rows = self.stem(x), []
+            for i, head in enumerate(self.heads):
+                x = self.down[i - 1](x) if i else x
+                out = head(x)
+                out = torch.cat([out[:, :4], out[:, 4:].sigmoid()], 1)
+                rows.append(out.flatten(2).transpose(1, 2))
+            return torch.cat(rows, 1)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return Yolox().eval()
+
+
 def squares_detector(card: ModelCard, *, batch: int = 3, jitter: float = 0.0):
     return HeldDetector(
         lambda patches: find_squares(patches, jitter=jitter),
