@@ -13,6 +13,7 @@ from geoscale.results.files import ROWS, write_file
 from geoscale.results.settings import ENDS, choose_driver
 from geoscale.sinks.stac_objects import describe_objects
 from geoscale.sinks.vector import TABLE, has_objects, read_about
+from geoscale.sources.opening import list_sources
 from geoscale.storage import Folder
 from geoscale.types import Json
 from geoscale.words import redact
@@ -71,7 +72,11 @@ def export_objects(
         )
     if not is_folder:
         return [target]
-    return [target, describe_objects(target, url, about["layout"], final)]
+    plan = Journal(url).load_plan()
+    assert plan is not None
+    facts = {**final, "sources": list_sources(plan)}
+    item = describe_objects(target, url, about["layout"], facts, plan.card)
+    return [target, item]
 
 
 def load_objects(url: str) -> tuple[Json, Json]:
