@@ -80,6 +80,34 @@ def squares_network(glance: float = 0.0) -> Any:
     return Squares()
 
 
+def write_squares_job(folder: Path, image: np.ndarray, **inference: Any) -> Path:
+    """Write imagery of squares, the finder as TorchScript, its card and a job."""
+    import rasterio
+    import yaml
+    from affine import Affine
+
+    height, width = image.shape
+    with rasterio.open(
+        folder / "scene.tif", "w", driver="GTiff", dtype="float32", count=1,
+        height=height, width=width, crs="EPSG:32636",
+        transform=Affine(0.5, 0, 5e5, 0, -0.5, 2e6),
+    ) as file:  # fmt: skip
+        file.write(image, 1)
+    save_program(folder / "net.torchscript", squares_network(), (1, 1, 96, 96))
+    card: dict[str, Any] = squares_card().to_dict()
+    card["weights"] = {"href": "net.torchscript", "format": "torchscript"}
+    card["input"] = {"bands": ["b1"], "units": "raw", "patch": {"size": 96}}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    job = {
+        "imagery": {"files": str(folder / "scene.tif"), "bands": ["b1"]},
+        "model": str(folder / "card.yaml"),
+        "inference": inference,
+        "output": {"to": str(folder / "out")},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder / "job.yaml"
+
+
 def yolox_network(classes: int) -> Any:
     """Make a network that gives what YOLOX does, of three grids; seeded."""
     import torch
