@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import geoscale as gs
 from geoscale.assemble import make_vector_sink
+from geoscale.borders import gather
 from geoscale.card import ModelCard
 from geoscale.engine.block import Kernel, run_block
 from geoscale.errors import CardError, OutputError, PlanError
-from geoscale.gathering import gather
 from geoscale.job import Job
 from geoscale.options import Inference, Output
 from geoscale.planner import make_plan

@@ -12,7 +12,7 @@ from geoscale.report.page import write_page
 from geoscale.report.zones import write_zones
 from geoscale.sinks.vector import has_objects
 from geoscale.storage import Folder
-from geoscale.zones import read_zones
+from geoscale.zone_list import read_zones
 
 
 def write_report(

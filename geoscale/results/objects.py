@@ -17,7 +17,7 @@ from geoscale.sources.opening import list_sources
 from geoscale.storage import Folder
 from geoscale.types import Json
 from geoscale.words import redact
-from geoscale.zones import read_zones
+from geoscale.zone_list import read_zones
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -63,8 +63,11 @@ def save_program(path: Path, network: Any, shape: tuple[int, ...]) -> None:
         torch.jit.save(torch.jit.trace(network.eval(), given), path)
 
 
-def squares_network(glance: float = 0.0) -> Any:
-    """Make the same finder in torch; with `glance` scores hang on the whole patch."""
+def squares_network(glance: float = 0.0, jitter: float = 0.0) -> Any:
+    """Make the same finder in torch.
+
+    With `glance` scores hang on the whole patch, with `jitter` boxes do.
+    """
     import torch
 
     class Squares(torch.nn.Module):
@@ -72,8 +75,9 @@ def squares_network(glance: float = 0.0) -> Any:
             n, _, height, width = x.shape
             mean = torch.nn.functional.avg_pool2d(x, SIDE, 1, SIDE // 2)
             mean = mean + glance * x.square().mean((1, 2, 3), keepdim=True)
-            column = torch.arange(width, dtype=torch.float32) + 0.5
-            row = torch.arange(height, dtype=torch.float32)[:, None] + 0.5
+            move = jitter * torch.sin(1e3 * x.sum((1, 2, 3)))[:, None, None, None]
+            column = torch.arange(width, dtype=torch.float32) + 0.5 + move
+            row = torch.arange(height, dtype=torch.float32)[:, None] + 0.5 - move
             box = [column + 0 * mean, row + 0 * mean, SIDE + 0 * mean, SIDE + 0 * mean]
             return torch.cat([*box, mean], 1).reshape(n, 5, -1)
 
