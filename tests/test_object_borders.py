@@ -42,7 +42,7 @@ def write_scene(path: Path, crs: str) -> None:
     import rasterio
     from pyproj import Transformer
 
-    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(36, 0)
+    x, _ = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(36, 0)
     transform = north_up(round(x, -1) - 1700 + 3.3, 1700 + 4.1, STEP)
     lon, lat = centres(crs, transform, (340, 340))
     east, north = (lon - 36) * DEGREE, lat * DEGREE
