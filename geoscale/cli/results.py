@@ -99,6 +99,14 @@ def polygons(  # noqa: PLR0913, PLR0917  (options of the command)
         float,
         typer.Option(help="How far outlines may move, in px of the map.", metavar="PX"),
     ] = 0.0,
+    right_angles: Annotated[
+        bool,
+        typer.Option(
+            "--right-angles",
+            help="Give outlines right angles, as buildings have them; --simplify says "
+            "how far they move, default 1.5.",
+        ),
+    ] = False,
     connectivity: Annotated[
         int, typer.Option(help="4: pixels share edges; 8: corners do.")
     ] = 4,
@@ -125,6 +133,7 @@ def polygons(  # noqa: PLR0913, PLR0917  (options of the command)
             time=time,
             split=split,
             simplify=simplify,
+            right_angles=right_angles,
             connectivity=connectivity,
         )
     if as_json:
