@@ -27,7 +27,7 @@ from geoscale.launch import describe_run, pick_in_flight
 from geoscale.memory import allowed_cpus
 from geoscale.plans import InferencePlan
 
-REAL_PX, BLOCK_PX, WARM_BLOCKS = 3072, 512, 4
+REAL_PX, BLOCK_PX, WARM_BLOCKS = 6144, 512, 4
 WORKERS = (1, 4, 16, 64, 256)
 DELAY_S = 0.1
 BLOCKS, FEWER = 20_000, 4_000

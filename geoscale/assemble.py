@@ -252,12 +252,18 @@ def make_kernel(
     predictor = _hold(plan, card, settings)
     if threads is not None:
         limit_threads(threads)
-    found = source_of(plan) if source is None else source
+    found = with_judge(
+        source_of(plan) if source is None else source,
+        plan,
+        trust_code=trust_code,
+        threads=threads,
+        parcels=parcels,
+    )
     device = str(getattr(predictor, "device_name", "cpu"))
     area = _find_area(plan)
     return Kernel(
         plan=plan,
-        source=with_judge(found, plan, trust_code=trust_code, threads=threads),
+        source=found,
         prepare=Preprocessor.from_card(card, trust_code),
         predictor=predictor,
         task=make_task(plan),

@@ -221,7 +221,8 @@ def group_steps(
             raise CardError(
                 f"change is between two dates, the stack has {count} ({found}); give "
                 "`imagery.periods: {before: 2023-06/2023-08, after: 2024-06/2024-08}`, "
-                "or imagery of two dates or more"
+                "or imagery of two dates or more (what is of the same day is one date; "
+                "`imagery.groupby: item` keeps scenes apart)"
             )
         return pair_neighbours(count, together=change.sees_both)
     if count % frames or not count:

@@ -116,6 +116,25 @@ def note_gpu(gpus: dict[str, GpuUse], stats: Mapping[str, Any]) -> None:
         gpus.setdefault(str(name), GpuUse()).note(*figures)
 
 
+def sum_gpus(stats: Iterable[Mapping[str, Any]]) -> dict[str, Json]:
+    """Add up what blocks say of their devices.
+
+    Parameters
+    ----------
+    stats : iterable of mapping
+        Of finished blocks.
+
+    Returns
+    -------
+    dict
+        UUID → `GpuUse.to_dict`; empty where none was looked at.
+    """
+    gpus: dict[str, GpuUse] = {}
+    for one in stats:
+        note_gpu(gpus, one)
+    return {name: use.to_dict() for name, use in gpus.items()}
+
+
 def say_now(gpus: Iterable[GpuUse]) -> str:
     """Say in a few words how busy devices are and what memory is in use.
 

@@ -7,6 +7,8 @@ pixel does not depend on the window that is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from geoscale.card import ModelCard
@@ -21,12 +23,14 @@ from geoscale.models import (
     resolve_weights,
 )
 from geoscale.options import Inference, Output
+from geoscale.parcels import Parcel
 from geoscale.passes import BlockTask
 from geoscale.patching import resolve_inference
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sources.clear import UNJUDGED, Judge, Judging, Mask
 from geoscale.sources.composite import CompositeSource
+from geoscale.supply import MASK, at_hand
 from geoscale.tasks.segmentation import Segmentation
 from geoscale.types import Array, Missing, Source
 from geoscale.windows import Window
@@ -89,6 +93,7 @@ def with_judge(
     *,
     trust_code: bool = False,
     threads: int | None = None,
+    parcels: Sequence[Parcel] = (),
 ) -> Source:
     """Give a source with the model of its mask at hand, where it has one.
 
@@ -102,6 +107,8 @@ def with_judge(
         Allow Python code that the model's card names outside known packages.
     threads : int, optional
         CPU threads of the model's runtime.
+    parcels : sequence of Parcel
+        Files of models that the driver sends.
 
     Returns
     -------
@@ -120,6 +127,7 @@ def with_judge(
     told = source.recipe.judging
     assert told is not None
     card = ModelCard.from_dict(told.card, where="imagery.mask")
+    card = at_hand(card, parcels, MASK)
     if _hash_code(card) != told.code_sha256:
         raise OutputError(
             f"the Python file of `{card.name}`, the model of imagery.mask, has changed "

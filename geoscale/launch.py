@@ -164,11 +164,25 @@ def equip(
     context manager
         Open while blocks are run: workers that come later get the files as well.
     """
-    told = None if client is None else describe_cluster(client)
+    if client is not None:
+        note_cluster(url, client)
+    return supply(plan, client, trust_code=trust_code)
+
+
+def note_cluster(url: str, client: Client) -> None:
+    """Note beside an output how its cluster is found again, if it outlives its driver.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+    client : distributed.Client
+        Connected.
+    """
+    told = describe_cluster(client)
     if told is not None:
         data = json.dumps(told, indent=1).encode()
         (Folder(url) / ".geoscale").put(CLUSTER, data)
-    return supply(plan, client, trust_code=trust_code)
 
 
 def check_workers(client: Client) -> None:

@@ -1,6 +1,7 @@
 """What was submitted for an output: where it stands, and ending it.
 
-It is noted beside the output (``.geoscale/jobs/``), under the ids of the batch system.
+It is noted beside the output (``.geoscale/jobs/``), under the ids of the batch system
+or the name of the gateway's cluster.
 So whoever sees the output can ask.
 """
 
@@ -12,7 +13,16 @@ from pathlib import Path
 
 from geoscale import outputs
 from geoscale.api import as_url
-from geoscale.clusters import GONE, QUEUES, UNKNOWN, JobState
+from geoscale.attaching import find_cluster
+from geoscale.clusters import (
+    GONE,
+    QUEUES,
+    UNKNOWN,
+    GatewayProfile,
+    JobState,
+    ask_cluster,
+    stop_cluster,
+)
 from geoscale.errors import JobError, OutputError
 from geoscale.storage import Folder
 from geoscale.types import Json
@@ -20,6 +30,8 @@ from geoscale.words import redact
 
 JOBS = "jobs"
 """Folder with what was submitted."""
+ENDED = "ended"
+"""How a driver inside a gateway's cluster ended: the end of that file's name."""
 
 
 def describe(output: str | Path) -> Json:
@@ -52,7 +64,7 @@ def describe(output: str | Path) -> Json:
         found |= {"left": 0, "failed": {}, "complete": False, "runs": 0}
     if not jobs:
         return found
-    states = _ask(jobs)
+    states = _ask(url, jobs)
     rows = []
     for job in jobs:
         state = states[job["id"]]
@@ -85,13 +97,18 @@ def cancel(output: str | Path) -> list[str]:
         raise JobError(
             f"no job was submitted for {redact(url)}: there is none to cancel"
         )
+    if jobs[0]["system"] == "gateway":
+        if _ask(url, jobs)[jobs[0]["id"]].is_over:
+            return []
+        stop_cluster(_find_gateway(url))
+        return [jobs[0]["id"]]
     queue = QUEUES[jobs[0]["system"]]
     if not queue.is_here:
         raise JobError(
             f"`{queue.cancels[0]}` is not on this machine: cancel where "
             f"{queue.title} is"
         )
-    states = _ask(jobs)
+    states = _ask(url, jobs)
     alive = [job for job in jobs if not states[job["id"]].is_over]
     # what waits for another first, else it would begin
     queue.cancel([job["id"] for job in reversed(alive)])
@@ -123,7 +140,7 @@ def read_jobs(url: str) -> list[Json]:
 def refuse_twice(url: str) -> None:
     """Refuse an output whose last submission is still in the queue."""
     jobs = _last(read_jobs(url))
-    for job, state in zip(jobs, _ask(jobs).values(), strict=True):
+    for job, state in zip(jobs, _ask(url, jobs).values(), strict=True):
         if not state.is_over and state is not UNKNOWN:
             raise JobError(
                 f"job {job['id']} for {redact(url)} is still in the queue ({state}); "
@@ -137,10 +154,12 @@ def _last(jobs: list[Json]) -> list[Json]:
     return [job for job in jobs if job["number"] == number]
 
 
-def _ask(jobs: list[Json]) -> dict[str, JobState]:
+def _ask(url: str, jobs: list[Json]) -> dict[str, JobState]:
     if not jobs:
         return {}
     ids = [job["id"] for job in jobs]
+    if jobs[0].get("system") == "gateway":
+        return {one: _ask_driver(url, one) for one in ids}
     queue = QUEUES.get(jobs[0].get("system", ""))
     if queue is None or not queue.is_here:
         return dict.fromkeys(ids, UNKNOWN)
@@ -151,10 +170,32 @@ def _ask(jobs: list[Json]) -> dict[str, JobState]:
     return {one: found.get(one, GONE) for one in ids}
 
 
+def _ask_driver(url: str, cluster: str) -> JobState:
+    """State of a driver in a gateway's cluster: what it left, else the cluster's."""
+    folder = Folder(url) / ".geoscale" / JOBS
+    left = folder.get(f"gateway-{cluster}.{ENDED}")
+    if left is not None:
+        told = json.loads(left)
+        return JobState(f"ended with {told['exit_code']}", told["said"], is_over=True)
+    try:
+        return ask_cluster(_find_gateway(url))
+    except OutputError:
+        return UNKNOWN
+
+
+def _find_gateway(url: str) -> GatewayProfile:
+    found = find_cluster(url)
+    if not isinstance(found, GatewayProfile):
+        raise OutputError(f"{redact(url)} names no cluster of a gateway")
+    return found
+
+
 def _advise(found: Json, jobs: list[Json], states: Mapping[str, JobState]) -> Json:
     """Say what to do where jobs are over and the map is not complete."""
     if found["complete"] or not all(states[job["id"]].is_over for job in jobs):
         return {}
+    if jobs[-1]["system"] == "gateway":
+        return {"advice": "its driver is gone: submit it again, or geoscale attach"}
     logs = Path(jobs[-1]["script"]).parent
     text = f"its jobs are over: look at the logs in {logs}, then submit it again"
     late = any("TIMEOUT" in str(states[job["id"]]) for job in jobs)

@@ -1,4 +1,4 @@
-"""Handing a job to a batch system: what is submitted, where it stands, ending it.
+"""Handing a job to a batch system or a gateway: what is submitted, where it stands.
 
 Nothing of the process that submits has to stay: the jobs find all they need in files.
 """
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from geoscale import residing
 from geoscale.api import as_url, plan_job
 from geoscale.clusters import (
     QUEUES,
     BatchProfile,
+    GatewayProfile,
     HTCondorProfile,
     Kind,
     Script,
@@ -36,6 +38,7 @@ from geoscale.job import Job, load_job
 from geoscale.launch import MEMORY_SHARE
 from geoscale.notebook import draw_cell
 from geoscale.plans import InferencePlan
+from geoscale.residing import Resident
 from geoscale.sinks.thumbnail import draw_thumbnail
 from geoscale.storage import Folder
 from geoscale.submitted import JOBS, cancel, describe, read_jobs, refuse_twice
@@ -187,7 +190,7 @@ def submit(
     to : str or path, optional
         Output, where `what` is a plan that `plan_job` did not make.
     cluster : str, path or mapping
-        Profile of a batch system.
+        Profile of a batch system, or of a gateway, in whose cluster the driver runs.
     trust_code : bool
         Allow Python code that the card names outside known packages.
 
@@ -213,7 +216,7 @@ def prepare(
     *,
     cluster: str | Path | Mapping[str, Any],
     trust_code: bool = False,
-) -> Prepared:
+) -> Prepared | Resident:
     """Plan and check a job, and write its scripts; nothing is submitted.
 
     Parameters
@@ -229,14 +232,17 @@ def prepare(
 
     Returns
     -------
-    Prepared
-        Print it to see the scripts.
+    Prepared or Resident
+        Print it to see the scripts, or what a gateway is asked for.
     """
     profile = load_profile(cluster)
+    if isinstance(profile, GatewayProfile):
+        return residing.prepare(what, to, profile, trust_code=trust_code)
     if not isinstance(profile, BatchProfile):
         raise JobError(
             f"{cluster}: jobs are submitted to batch systems (slurm, pbs, lsf, sge, "
-            f"htcondor); for type `{profile.type}` use `geoscale run --cluster`"
+            f"htcondor) and gateways; for type `{profile.type}` use `geoscale run "
+            "--cluster`"
         )
     named, url = _begin(what, to, profile)
     folder = _find_folder(url, profile)
@@ -263,12 +269,12 @@ def prepare(
     return Prepared(url, profile, tuple(scripts), workers)
 
 
-def send(prepared: Prepared) -> SubmittedJob:
+def send(prepared: Prepared | Resident) -> SubmittedJob:
     """Submit what was prepared, and note it beside the output.
 
     Parameters
     ----------
-    prepared : Prepared
+    prepared : Prepared or Resident
         From `prepare`.
 
     Returns
@@ -276,6 +282,9 @@ def send(prepared: Prepared) -> SubmittedJob:
     SubmittedJob
         As `submit` gives.
     """
+    if isinstance(prepared, Resident):
+        residing.send(prepared)
+        return SubmittedJob(prepared.output)
     profile, url = prepared.profile, prepared.output
     queue, kind = QUEUES[profile.type], profile.type
     refuse_twice(url)

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from geoscale.plans import InferencePlan
 
 
+MASK = "imagery.mask."
+"""Before the fields of the card of a mask's model."""
+
+
 def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]:
-    """List the files on this machine's disk that the plan's model is made of.
+    """List the files that the plan's models are made of, and that this machine has.
 
     Parameters
     ----------
@@ -44,19 +48,25 @@ def find_parcels(plan: InferencePlan, *, trust_code: bool) -> tuple[Parcel, ...]
     CardError
         If it has code that is not trusted.
     """
-    card, found = plan.card, []
-    for named in (card.architecture, card.input.normalization.callable):
-        if named is not None:
-            check_trust(named, trust_code=trust_code)
-    href = card.weights.href.removeprefix("file://")
-    if "://" not in href and not href.startswith(("package:", "torchgeo:", "hf:")):
-        path = _absolute(card, href)
-        place = f"weights/{plan.weights_sha256}{path.suffix.lower()}"
-        found.append(_pack("weights.href", path, plan.weights_sha256, place))
-    hashes = iter((plan.code_sha256 or "").split("-"))
-    for field, named in _code(card):
-        path, sha256 = _absolute(card, named.partition(":")[0]), next(hashes)
-        found.append(_pack(field, path, sha256, f"code/{sha256}/{path.name}"))
+    models = [("", plan.card, plan.weights_sha256, plan.code_sha256)]
+    if (mask := plan.source.get("judging")) is not None:
+        card = ModelCard.from_dict(mask["card"], where="imagery.mask")
+        models.append((MASK, card, mask["weights_sha256"], mask["code_sha256"]))
+    found: list[Parcel] = []
+    for of, card, weights, code in models:
+        for named in (card.architecture, card.input.normalization.callable):
+            if named is not None:
+                check_trust(named, trust_code=trust_code)
+        href = card.weights.href.removeprefix("file://")
+        if "://" not in href and not href.startswith(("package:", "torchgeo:", "hf:")):
+            path = _absolute(card, href)
+            place = f"weights/{weights}{path.suffix.lower()}"
+            found.append(_pack(f"{of}weights.href", path, weights, place))
+        hashes = iter((code or "").split("-"))
+        for field, named in _code(card):
+            path, sha256 = _absolute(card, named.partition(":")[0]), next(hashes)
+            place = f"code/{sha256}/{path.name}"
+            found.append(_pack(f"{of}{field}", path, sha256, place))
     return tuple(found)
 
 
@@ -85,7 +95,7 @@ def supply(
     return Courier(client, find_parcels(plan, trust_code=trust_code))
 
 
-def at_hand(card: ModelCard, parcels: Sequence[Parcel]) -> ModelCard:
+def at_hand(card: ModelCard, parcels: Sequence[Parcel], of: str = "") -> ModelCard:
     """Give a card whose files are named as this process sees them.
 
     Parameters
@@ -94,6 +104,8 @@ def at_hand(card: ModelCard, parcels: Sequence[Parcel]) -> ModelCard:
         As the driver sees them.
     parcels : sequence of Parcel
         From `find_parcels`; those that are still coming are waited for.
+    of : str
+        `MASK` for the card of a mask's model.
 
     Returns
     -------
@@ -105,8 +117,13 @@ def at_hand(card: ModelCard, parcels: Sequence[Parcel]) -> ModelCard:
     WeightsError
         If a file does not come.
     """
-    wait_for_files(parcels)
-    for one in parcels:
+    mine = [
+        one._replace(field=one.field.removeprefix(MASK))
+        for one in parcels
+        if one.field.startswith(MASK) == bool(of)
+    ]
+    wait_for_files(mine)
+    for one in mine:
         path = find_path(one)
         if path is None or str(path) == one.source:
             continue  # whoever opens it says what is wrong
@@ -143,5 +160,6 @@ def _rename(named: str | None, path: Path) -> str:
 
 
 def _pack(field: str, path: Path, sha256: str, place: str) -> Parcel:
-    size = path.stat().st_size if path.is_file() else -1
-    return Parcel(field, str(path), sha256, place, size)
+    parcel = Parcel(field, str(path), sha256, place, -1)
+    found = find_path(parcel)  # a driver beside a scheduler has it in its cache
+    return parcel if found is None else parcel._replace(size=found.stat().st_size)

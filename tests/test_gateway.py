@@ -9,7 +9,7 @@ import pytest
 
 from geoscale.attaching import find_cluster
 from geoscale.clusters import connect, load_profile
-from geoscale.clusters.gateway import make_auth
+from geoscale.clusters.identity import make_auth
 from geoscale.errors import JobError, OutputError, StoppedError
 
 NOWHERE = "http://127.0.0.1:9"

@@ -14,6 +14,7 @@ from geoscale.cli.progress import describe
 from geoscale.engine import block
 from geoscale.engine.drive import Tally
 from geoscale.gauges import Gauge, GpuUse, say_after
+from geoscale.report import write_report
 from geoscale.testing import FakeNvml
 from tests.test_outputs import plan_of
 
@@ -93,6 +94,8 @@ def test_a_run_tells_its_gpus_in_progress_status_and_report(tmp_path, monkeypatc
     told = "\n".join(_describe_status(one))
     assert "gpu     GPU-big  busy 91 %, at most 60.0 of 80.0 GB" in told
     json.dumps(one)
+    page = write_report(place, tmp_path / "page.html").read_text()
+    assert "GPU GPU-big  busy 91 %, at most 60.0 of 80.0 GB." in page
 
 
 def test_where_there_is_none_nothing_is_said(tmp_path):
@@ -102,6 +105,8 @@ def test_where_there_is_none_nothing_is_said(tmp_path):
     assert "GPU" not in str(report)
     assert "gpus" not in gs.status(tmp_path / "map.zarr")
     assert "GPU" not in describe(tally, None)
+    page = write_report(tmp_path / "map.zarr", tmp_path / "page.html").read_text()
+    assert "GPU " not in page
 
 
 def test_mean_and_peak_are_of_the_whole_run():

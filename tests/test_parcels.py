@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -137,6 +138,7 @@ def plan(data_dir):
         card = simplecnn(data_dir)
         weights_sha256 = "a" * 64
         code_sha256 = "b" * 64
+        source: ClassVar[dict] = {}
 
     return Plan()
 

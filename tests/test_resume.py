@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -122,3 +124,26 @@ def test_every_block_names_the_items_it_reads(job, tmp_path):
         }
         assert set(row["items"]) == expected
         assert row["items"]
+
+
+def test_loading_a_plan_leaves_no_native_thread_behind(job):
+    assert gs.run(gs.plan_job(job)).complete
+    home = job.parent / "map.zarr" / ".geoscale"
+    code = (
+        "import os, sys, pyarrow as pa, pyarrow.parquet\n"
+        "from pathlib import Path\n"
+        "import geoscale as gs\n"
+        "from geoscale.plan_store import load_plan\n"
+        "home = Path(sys.argv[1])\n"
+        "plan, blocks = ((home / n).read_bytes() for n in sys.argv[2:])\n"
+        "names = lambda: sorted(os.listdir('/proc/self/task'))\n"
+        "pa.array([1]).to_numpy()\n"
+        "before = names()\n"
+        "load_plan(plan, blocks, str(home))\n"
+        "print(len(names()) - len(before))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, home, "plan.json", "blocks.parquet"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ended.stdout.strip() == "0", "one that still runs at exit aborts a command"

@@ -1,4 +1,4 @@
-"""Commands of batch systems: submit, cancel, cluster check, cluster show."""
+"""Commands of batch systems and gateways: submit, cancel, cluster check and show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def submit(
     cluster: Annotated[
         str,
         typer.Option(
-            "--cluster", "-c", help="Profile of a batch system.", metavar="FILE"
+            "--cluster",
+            "-c",
+            help="Profile of a batch system or gateway.",
+            metavar="FILE",
         ),
     ],
     only_print: Annotated[
@@ -33,7 +36,8 @@ def submit(
 ) -> None:
     """Hand a job to a batch system: it goes on by itself until the map is complete.
 
-    Slurm, PBS, LSF, Grid Engine and HTCondor. Nothing has to stay open here.
+    Slurm, PBS, LSF, Grid Engine, HTCondor, or a Dask Gateway, in whose cluster the
+    driver runs then. Nothing has to stay open here.
     """
     from geoscale import submitted, submitting
 

@@ -16,7 +16,7 @@ from geoscale.clusters.batch import BatchProfile
 from geoscale.clusters.gateway import start_gateway
 from geoscale.clusters.jobqueue import start_jobs
 from geoscale.clusters.local import start_local, start_local_gpu
-from geoscale.clusters.others import GatewayProfile, LocalGpuProfile
+from geoscale.clusters.others import GatewayProfile, LocalGpuProfile, SSHProfile
 from geoscale.clusters.profiles import (
     LocalProfile,
     Profile,
@@ -24,6 +24,7 @@ from geoscale.clusters.profiles import (
     is_here,
     load_profile,
 )
+from geoscale.clusters.ssh import start_ssh
 from geoscale.clusters.tls import read_security
 from geoscale.errors import JobError, StoppedError
 from geoscale.words import redact
@@ -101,6 +102,8 @@ def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
         return _start_batch(profile, threads)
     if isinstance(profile, GatewayProfile):
         return start_gateway(profile)
+    if isinstance(profile, SSHProfile):
+        return start_ssh(profile, threads)
     raise JobError(
         f"clusters of type `{profile.type}` are checked, and started by a later "
         "version; start one yourself and give its scheduler: `type: scheduler`, "

@@ -13,7 +13,14 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from geoscale.parcels import CHUNK, Parcel, Store, find_lacking, receive
+from geoscale.parcels import (
+    CHUNK,
+    Parcel,
+    Store,
+    find_lacking,
+    find_path,
+    receive,
+)
 from geoscale.words import redact
 
 if TYPE_CHECKING:
@@ -94,7 +101,7 @@ class Courier:
             return
         sender, start = uuid.uuid4().hex[:12], 0
         _LOG.info("sending %s to %d workers", parcel.source, len(workers))
-        with open(parcel.source, "rb") as file:
+        with open(find_path(parcel) or parcel.source, "rb") as file:
             while workers and (data := file.read(CHUNK)) and not self._over.is_set():
                 told = self._call(receive, workers, parcel, sender, start, data)
                 for worker in workers:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from geoscale.clusters.identity import HUB_TOKEN, PASSWORD, TOKEN, USER, make_auth
 from geoscale.clusters.others import GatewayProfile
 from geoscale.errors import JobError, StoppedError, require
 from geoscale.redaction import is_secret
@@ -28,14 +29,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-USER = "GEOSCALE_GATEWAY_USER"
-"""Variable with the user's name; default: that of the system."""
-PASSWORD = "GEOSCALE_GATEWAY_PASSWORD"  # noqa: S105  (the name of a variable)
-"""Variable with the password of ``auth: basic``."""
-TOKEN = "GEOSCALE_GATEWAY_TOKEN"  # noqa: S105  (the name of a variable)
-"""Variable with the API key of ``auth: token``."""
-HUB_TOKEN = "JUPYTERHUB_API_TOKEN"  # noqa: S105  (the name of a variable)
-"""Variable with the token of ``auth: jupyterhub``; JupyterHub sets it."""
 ASK_S = 60.0
 """How long the gateway has for one answer, in s."""
 LOOK_S = 1.0
@@ -65,16 +58,12 @@ def start_gateway(profile: GatewayProfile) -> Iterator[Client]:
         If it cannot be reached, the cluster is gone, or no worker comes in time.
     """
     _refuse_secrets(profile)
-    module = require("dask_gateway", extra="gateway")
+    module, where = _find(profile)
     until = time.monotonic() + profile.wait_s
-    where: dict[str, Any] = {
-        "address": profile.address,
-        "proxy_address": profile.proxy_address,
-        "auth": make_auth(profile),
-    }
     with _explained(profile):
         name = _in_thread(lambda: _begin(module, where, profile, until))
     is_kept = profile.name is not None if profile.keep is None else profile.keep
+    cluster: Any = None
     try:
         with _explained(profile), module.Gateway(**where) as gateway:
             cluster = gateway.connect(name, shutdown_on_close=False)
@@ -87,8 +76,88 @@ def start_gateway(profile: GatewayProfile) -> Iterator[Client]:
             _wait_for_worker(client, profile, name, until)
             yield client
     finally:
-        if not is_kept:
+        if not is_kept and not getattr(cluster, "is_left", False):
             _end(module, where, name)
+
+
+def leave_cluster(client: Client) -> None:
+    """Let a cluster run on when its client goes: it has a driver of its own.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        From `start_gateway`.
+    """
+    client.cluster.is_left = True
+
+
+def ask_gateway(profile: GatewayProfile) -> str | None:
+    """Ask how the cluster of a profile is.
+
+    Parameters
+    ----------
+    profile : GatewayProfile
+        With the cluster's ``name``.
+
+    Returns
+    -------
+    str or None
+        ``pending``, ``running``, ``stopping``, ``stopped``, ``failed``; None where
+        there is none of that name.
+
+    Raises
+    ------
+    JobError, StoppedError
+        As of `start_gateway`.
+    """
+    module, where = _find(profile)
+
+    async def ask() -> str | None:
+        """Ask it, in a loop of its own."""
+        async with module.Gateway(**where, asynchronous=True) as gateway:
+            asked = gateway.get_cluster(profile.name)
+            try:
+                found = await asyncio.wait_for(asked, ASK_S)
+            except ValueError:  # its client's word for 404
+                return None
+            return str(found.status.name.lower())
+
+    with _explained(profile):
+        return _in_thread(ask)
+
+
+def stop_gateway(profile: GatewayProfile) -> None:
+    """End the cluster of a profile.
+
+    Parameters
+    ----------
+    profile : GatewayProfile
+        With the cluster's ``name``.
+
+    Raises
+    ------
+    JobError, StoppedError
+        As of `start_gateway`.
+    """
+    module, where = _find(profile)
+
+    async def stop() -> None:
+        """End it, in a loop of its own."""
+        async with module.Gateway(**where, asynchronous=True) as gateway:
+            await asyncio.wait_for(gateway.stop_cluster(profile.name), ASK_S)
+
+    with _explained(profile):
+        _in_thread(stop)
+
+
+def _find(profile: GatewayProfile) -> tuple[Any, dict[str, Any]]:
+    """Give the client's library, and where the gateway is with who is asking."""
+    module = require("dask_gateway", extra="gateway")
+    return module, {
+        "address": profile.address,
+        "proxy_address": profile.proxy_address,
+        "auth": make_auth(profile),
+    }
 
 
 def describe_cluster(client: Client) -> dict[str, Any] | None:
@@ -118,47 +187,6 @@ def describe_cluster(client: Client) -> dict[str, Any] | None:
         "name": cluster.name,
         "keep": getattr(cluster, "is_kept", True),
     }
-
-
-def make_auth(profile: GatewayProfile) -> Any:
-    """Read from the environment who is asking.
-
-    Parameters
-    ----------
-    profile : GatewayProfile
-        Says how the gateway wants to know.
-
-    Returns
-    -------
-    dask_gateway.auth.GatewayAuth
-        Lives in this process only.
-
-    Raises
-    ------
-    JobError
-        If a variable is missing.
-    """
-    auth = require("dask_gateway.auth", extra="gateway")
-    if profile.auth == "kerberos":
-        require("kerberos", extra="gateway")
-        return auth.KerberosAuth()
-    variable = {"basic": PASSWORD, "token": TOKEN, "jupyterhub": HUB_TOKEN}
-    secret = os.environ.get(variable[profile.auth])
-    if not secret:
-        raise JobError(
-            f"{profile.address} asks who you are (`auth: {profile.auth}`), and "
-            f"{variable[profile.auth]} is not set; set it in the environment: secrets "
-            "do not belong into profiles"
-        )
-    if profile.auth == "basic":
-        return auth.BasicAuth(os.environ.get(USER) or getpass.getuser(), secret)
-    if profile.auth == "jupyterhub":
-        return auth.JupyterHubAuth(secret)
-
-    # in the way that proxies of APIs know
-    headers = {"Authorization": f"Bearer {secret}"}
-    give = {"pre_request": lambda *_: (headers, None)}
-    return type("TokenAuth", (auth.GatewayAuth,), give)()
 
 
 async def _begin(

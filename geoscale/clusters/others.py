@@ -13,7 +13,7 @@ from geoscale.clusters.hosts import is_here
 from geoscale.durations import parse_duration
 from geoscale.errors import JobError
 
-Host = Annotated[str, Field(pattern=r"^[\w.@:-]+$", max_length=253)]
+Host = Annotated[str, Field(pattern=r"^[\w][\w.@:-]*$", max_length=253)]
 
 
 class LocalGpuProfile(BaseModel):
@@ -65,9 +65,10 @@ class SSHProfile(BaseModel):
     """Network that they speak by."""
     scratch: str | None = None
     """Local folder of the workers."""
-    insecure: Literal[True]
-    """``true``: Dask starts such clusters without TLS, so whoever reaches their ports
-    can run code as you; say that you know."""
+    ssh_config: str | None = None
+    """Configuration of ``ssh``; default: ``~/.ssh/config``."""
+    insecure: bool = False
+    """Do without TLS: whoever reaches the scheduler's port can run code as you."""
 
 
 class GatewayProfile(BaseModel):

@@ -240,7 +240,7 @@ def _read_found(url: str) -> tuple[Shapes, Any, Any]:
     import shapely
 
     with Folder(url).open(TABLE) as stream:
-        table = pq.read_table(stream, columns=["class", "score", "geometry"])
+        table = pq.ParquetFile(stream).read(["class", "score", "geometry"])
     shapes = np.asarray(shapely.from_wkb(table["geometry"].to_numpy()), object)
     return shapes, table["class"].to_numpy(), table["score"].to_numpy()
 

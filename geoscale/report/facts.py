@@ -12,6 +12,7 @@ from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
 from geoscale.errors import OutputError
 from geoscale.explain import describe_learned
+from geoscale.gauges import say_after, sum_gpus
 from geoscale.plans import InferencePlan
 from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
 from geoscale.sources.opening import list_sources
@@ -75,6 +76,7 @@ def gather_run(url: str) -> tuple[Json, Run]:
         "since": "",
         "times": len(plan.times),
         "timing": measure_timing(ledger.sample),
+        "gpus": say_after(sum_gpus(ledger.sample)),
         "plot": {"width": WIDTH, "height": HEIGHT},
         "failed": _failures(plan, ledger)[:SHOWN],
         "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],

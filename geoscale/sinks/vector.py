@@ -178,7 +178,8 @@ class VectorSink:
         if data is None:
             return None
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            # as `geoscale.plan_store.load_plan`: no thread that outlives a command
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
             corners = table["corners"].combine_chunks().flatten().to_numpy()
             outlines = np.empty(len(table), object)
             outlines[:] = table["outline"].to_pylist()

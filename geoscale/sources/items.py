@@ -189,10 +189,15 @@ def normalise_item(raw: Mapping[str, Any], base_href: str = "") -> Item:
         raw.get("collection"), ident,
     )  # fmt: skip
     assets: dict[str, Asset] = {}
-    for key, asset in raw["assets"].items():
-        if isinstance(asset, Mapping) and _is_raster(asset):
-            found = _read_asset(str(key), asset, raw, base_href)
-            _add_named(assets, str(key), found, sensor)
+    rasters = [
+        (str(key), asset)
+        for key, asset in raw["assets"].items()
+        if isinstance(asset, Mapping) and _is_raster(asset)
+    ]
+    crs = fields.read_crs(properties, where) if rasters else None
+    for key, asset in rasters:
+        found = _read_asset(key, asset, raw, base_href, crs)
+        _add_named(assets, key, found, sensor)
     return Item(
         id=ident,
         datetime=when.isoformat() if when else None,
@@ -215,7 +220,11 @@ def _is_raster(asset: Mapping[str, Any]) -> bool:
 
 
 def _read_asset(
-    key: str, asset: Mapping[str, Any], raw: Mapping[str, Any], base: str
+    key: str,
+    asset: Mapping[str, Any],
+    raw: Mapping[str, Any],
+    base: str,
+    of_item: str | None,
 ) -> list[Asset]:
     properties = raw.get("properties") or {}
     where = f"item {raw['id']}, asset `{shorten(key)}`"
@@ -229,7 +238,6 @@ def _read_asset(
             "imagery.signer (`planetary-computer`) and search again"
         )
     # The CRS of an asset stands for itself: where it says one, so must its grid.
-    of_item = fields.read_crs(properties, f"item {raw['id']}")
     of_asset = fields.read_crs(asset, where)
     at_asset = of_asset is not None and of_asset != of_item
     grid = {
@@ -269,15 +277,15 @@ def _add_named(
     """Key a file of one band by its asset, bands of a larger file by name."""
     names = [a.name for a in found]
     for asset in found:
-        plain = _PREFIX.sub("", asset.name)
-        named = dataclasses.replace(
-            asset,
-            name=plain,
-            # `rededge` alone says too little: Sentinel-2 has three of them
-            common_name=common_name(asset.common_name or "")
+        plain, named = _PREFIX.sub("", asset.name), asset
+        # `rededge` alone says too little: Sentinel-2 has three of them
+        common = (
+            common_name(asset.common_name or "")
             or common_name(plain or key, sensor)
-            or asset.common_name,
+            or asset.common_name
         )
+        if (plain, common) != (asset.name, asset.common_name):
+            named = dataclasses.replace(asset, name=plain, common_name=common)
         if len(found) == 1:
             assets[key] = named
         elif asset.spectral and asset.name and names.count(asset.name) == 1 and (

@@ -404,6 +404,92 @@ def test_a_killed_client_comes_back_and_no_block_is_lost(lab, reference):
     assert "--cluster" in gone.stderr
 
 
+def test_a_job_handed_over_needs_nobody_until_its_map_is_whole(lab, reference):
+    shutil.rmtree(lab.cache)
+    lab.cache.mkdir()
+    slow = {"GEOSCALE_TEST_DELAY": "0.5"}
+    out = lab.output("handed")
+    words = (lab.job("handed"), "--cluster", lab.profile(environment=slow))
+    done = lab.geoscale("submit", *words, "--trust-code")
+    assert done.returncode == 0, done.stderr
+    (name,) = lab.clusters()
+    assert f"driver      gateway job {name}: running" in done.stdout
+    again = lab.geoscale("submit", *words, "--trust-code")
+    assert again.returncode == 2
+    assert "is still in the queue (running)" in again.stderr
+
+    # neither model nor job is needed any more, nor any process
+    (lab.private / "net.py").rename(lab.private / "away.py")
+    try:
+        until = time.monotonic() + 180
+        while not (out / ".geoscale" / "jobs" / f"gateway-{name}.ended").exists():
+            assert time.monotonic() < until
+            time.sleep(0.5)
+    finally:
+        (lab.private / "away.py").rename(lab.private / "net.py")
+    assert pixels(out) == reference
+    told = json.loads(lab.geoscale("status", out, "--json").stdout)
+    assert told["complete"]
+    (job,) = told["jobs"]
+    assert job["over"]
+    assert job["state"].startswith("ended with 0")
+    assert hidden(lab, out)
+    until = time.monotonic() + 60
+    while lab.clusters():
+        assert time.monotonic() < until, "its driver ends the cluster"
+        time.sleep(0.5)
+
+
+def test_a_job_handed_over_is_cancelled_and_goes_on_from_here(lab, reference):
+    out = lab.output("cancelled")
+    words = (lab.job("cancelled"), "--cluster")
+    slow = lab.profile(environment={"GEOSCALE_TEST_DELAY": "1"})
+    done = lab.geoscale("submit", *words, slow, "--trust-code")
+    assert done.returncode == 0, done.stderr
+    until = time.monotonic() + 120
+    while not count_records(out):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    done = lab.geoscale("cancel", out)
+    assert done.returncode == 0, done.stderr
+    assert "cancelled: " in done.stdout
+    assert lab.clusters() == []
+    before = count_records(out)
+    assert 0 < len(before) < BLOCKS
+    told = json.loads(lab.geoscale("status", out, "--json").stdout)
+    assert told["jobs"][0]["over"]
+    assert "submit it again" in told["advice"]
+    done = lab.run(words[0], lab.profile())
+    assert done.returncode == 0, done.stderr
+    assert pixels(out) == reference
+    after = count_records(out)
+    assert all(after[n] == before[n] for n in before)
+
+
+def test_the_model_of_a_mask_comes_too(lab):
+    shutil.rmtree(lab.cache)
+    lab.cache.mkdir()
+    card = yaml.safe_load((lab.private / "card.yaml").read_text())
+    code = (lab.private / "net.py").read_text()
+    (lab.private / "sky.py").write_text(code + "\n# of the mask\n")
+    sky = {**card, "name": "sky", "architecture": "sky.py:Slow"}
+    (lab.private / "sky.yaml").write_text(yaml.safe_dump(sky))
+    clear = card["output"]["classes"][0]["name"]
+    for name, words in (
+        ("masked-loop", ()),
+        ("masked", ("--cluster", lab.profile(options={"worker_memory": 6}))),
+    ):
+        path = lab.job(name)
+        job = yaml.safe_load(path.read_text())
+        mask = {"model": str(lab.private / "sky.yaml"), "keep": [clear]}
+        job["imagery"] |= {"mask": mask, "composite": "first"}
+        path.write_text(yaml.safe_dump(job, sort_keys=False))
+        done = lab.geoscale("run", path, *words, "--trust-code")
+        assert done.returncode == 0, done.stderr
+    assert pixels(lab.output("masked")) == pixels(lab.output("masked-loop"))
+    assert {"net.py", "sky.py"} <= {p.name for p in lab.kept()}
+
+
 def test_an_api_key_opens_too_and_the_cluster_may_be_kept(lab, monkeypatch):
     monkeypatch.setenv("GEOSCALE_GATEWAY_TOKEN", KEY)
     profile = lab.profile(auth="token", workers=1, maximum=2, keep=True)
