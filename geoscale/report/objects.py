@@ -250,5 +250,8 @@ def _tiles(run: Run, tally: Tally) -> Iterator[tuple[str, str]]:
     rows, columns = run.plan.shape
     yield "size", f"{rows:,} x {columns:,} px"
     yield "blocks", f"{len(run.ledger.done):,}"
+    if "strange" in run.ledger.totals:
+        number = int(run.ledger.totals["strange"])
+        yield "unlike training pixels", f"{number:,} block{'s' * (number != 1)}"
     if run.final is not None:
         yield "parts verified", f"{run.final.get('verified_objects', 0):,}"
