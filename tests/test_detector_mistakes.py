@@ -169,6 +169,7 @@ def write_rcnn(folder: Path, state: Any) -> ModelCard:
     return ModelCard.from_dict(card)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_trainers_are_mended_and_pickles_refused(
     tmp_path: Path, caplog: Any
 ) -> None:
