@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 
 import geoscale as gs
 from geoscale.borders import _Strip, decide
+from geoscale.cli import main
 from geoscale.detecting import Detection
 from geoscale.job import parse_job
 from geoscale.report import write_report
+from geoscale.results.objects import export_objects
 from geoscale.sources.utm import Zone
 from tests.support.detectors import SIDE, save_program, squares_card, squares_network
 from tests.support.globe import centres, north_up
+from tests.support.stac_rules import check_item
 
 pytest.importorskip("torch")
 gpd = pytest.importorskip("geopandas")
@@ -172,6 +177,34 @@ def test_the_page_counts_the_objects_of_all_zones(out: Path) -> None:
     assert f"<dt>objects</dt><dd>{len(PLACES)}</dd>" in page
     assert "Objects of all zones" in page
     assert out.with_name("out-utm-37s.html").is_file()
+
+
+@pytest.mark.parametrize("end", ["parquet", "gpkg"])
+def test_all_zones_are_in_one_file_in_degrees(
+    out: Path, tmp_path: Path, end: str, capsys: Any
+) -> None:
+    path = tmp_path / f"all.{end}"
+    assert main(["export", str(out), "--to", str(path)]) == 0
+    table = gpd.read_parquet(path) if end == "parquet" else gpd.read_file(path)
+    assert (len(table), table.crs) == (len(PLACES), "EPSG:4326")
+    counts = {name: len(rows) for name, rows in read_all(out).items()}
+    assert table.zone.value_counts().to_dict() == counts
+    middle = shapely.get_coordinates(shapely.centroid(table.geometry.to_numpy()))
+    every = (middle - (36, 0)) * DEGREE
+    for place in PLACES:
+        assert (np.abs(every - place).max(axis=1) < 4 * STEP).sum() == 1
+    if end == "parquet":
+        import pyarrow.parquet as pq
+
+        box = [one["xmin"] for one in pq.read_table(path)["bbox"].to_pylist()]
+        np.testing.assert_allclose(box, table.geometry.bounds.minx)
+
+
+def test_a_folder_of_zones_has_an_item_for_each(out: Path, tmp_path: Path) -> None:
+    paths = export_objects(out, tmp_path / "folder", min_score=0.5)
+    assert len(paths) == 8
+    for item in (tmp_path / "folder").glob("utm-*/detections.json"):
+        check_item(json.loads(item.read_text()))
 
 
 def strip(name: str, *rows: tuple[float, float, bool]) -> _Strip:

@@ -42,10 +42,9 @@ def export(
     from geoscale import outputs
     from geoscale.errors import JobError
     from geoscale.results.cells import write_cells
-    from geoscale.results.objects import export_objects
-    from geoscale.sinks.vector import has_objects
+    from geoscale.results.objects import export_objects, holds_objects
 
-    if has_objects(output):
+    if holds_objects(output):
         paths = export_objects(output, to, min_score=min_score)
     elif to.suffix == ".parquet":
         if layer:
