@@ -6,7 +6,7 @@ do not see each other. `build_kernel` is what Dask workers import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
 from geoscale.sinks.vector import VectorSink
 from geoscale.sinks.zarr import ZarrSink
+from geoscale.sources.aoi import Area
 from geoscale.sources.opening import source_of
 from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
@@ -46,8 +47,7 @@ from geoscale.supply import at_hand
 from geoscale.tasks.change import CHANGE_CLASSES
 from geoscale.tasks.forecast import stored_layers
 from geoscale.template import OutputTemplate
-from geoscale.types import Bool, EpochSink, Json, Layer, Sink, Source
-from geoscale.windows import Window
+from geoscale.types import EpochSink, Json, Layer, Sink, Source
 from geoscale.words import redact
 
 
@@ -236,6 +236,7 @@ def make_kernel(
     )
     told = predictor.describe()
     device = str(told.get("device", "cpu"))
+    area = _find_area(plan)
     return Kernel(
         plan=plan,
         source=found,
@@ -244,7 +245,8 @@ def make_kernel(
         task=make_task(plan),
         device_lock=device_lock(device),
         sink=sink,
-        mask=_make_mask(plan),
+        mask=None if area is None else area.mask,
+        beyond=None if area is None or area.zone is None else area.beyond,
         extra=list_extra(plan),
         describe={"versions": handshake(), "model": told},
         gauge=Gauge() if device.startswith("cuda") else None,
@@ -371,10 +373,8 @@ def check_versions(theirs: Json | None) -> None:
         raise StoppedError(f"it has other versions than the driver: {told}")
 
 
-def _make_mask(plan: InferencePlan) -> Callable[[Window], Bool] | None:
-    """Rasterise the area of interest window by window: pixel centres inside."""
+def _find_area(plan: InferencePlan) -> Area | None:
+    """Give the area of interest, asked about by window."""
     if plan.aoi is None:
         return None
-    from geoscale.sources.aoi import Area
-
-    return Area.from_json(plan.aoi, plan.geobox).mask
+    return Area.from_json(plan.aoi, plan.geobox)

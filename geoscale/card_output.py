@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,6 +23,13 @@ CHANGES = (
     {"value": 1, "name": "changed", "color": "D7301F"},
 )
 """Classes of every binary change map."""
+
+# Used where a card gives no colour; distinct in print and to most colour-blind
+# eyes: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
+PALETTE = tuple(
+    "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 999999".split()  # noqa: SIM905
+)
+"""RRGGBB of classes without a colour of their own, by their place."""
 
 
 class Part(BaseModel):
@@ -52,6 +60,19 @@ class OutputClass(Part):
     """For people."""
     color: Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{6}$")] | None = None
     """RRGGBB."""
+
+
+def class_colors(classes: Sequence[OutputClass]) -> tuple[str, ...]:
+    """RRGGBB of every class, from the card or from `PALETTE`.
+
+    Examples
+    --------
+    >>> class_colors([OutputClass(value=1, name="building")])
+    ('E69F00',)
+    """
+    return tuple(
+        (c.color or PALETTE[i % len(PALETTE)]).upper() for i, c in enumerate(classes)
+    )
 
 
 class OutputBand(Part):

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from geoscale.assemble import make_sink
+from geoscale.borders import find_neighbours, gather
 from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.drive import Tally, finalize
 from geoscale.engine.failures import advise
 from geoscale.engine.journal import Journal
-from geoscale.gathering import gather
 from geoscale.gauges import say_after
 from geoscale.launch import wait_for_workers
 from geoscale.notebook import draw_cell
@@ -70,6 +70,9 @@ class RunReport:
     """Pixels made by this run."""
     seconds: float
     """Time of this run, without planning, in s."""
+    waits: bool = False
+    """Whether all blocks are there, but not those of a zone beside, which decides with
+    it to which of them an object on their border belongs."""
     stopped: str = ""
     """Why it stopped in order before its end; empty if it did not."""
     failures: int = 0
@@ -111,6 +114,8 @@ class RunReport:
         if self.missing > len(self.quarantined):
             left = self.missing - len(self.quarantined)
             lines.append(f"  {left:,} blocks left: run the same command again")
+        if self.waits:
+            lines.append("  waits for a UTM zone beside it: run the same command again")
         if self.damaged:
             lines.append(f"  {self.damaged:,} stored objects damaged: geoscale repair")
         lines += [f"  GPU {text}" for text in say_after(self.gpus)]
@@ -193,12 +198,15 @@ def finish_run(
     ledger = journal.read()
     done = ledger.done
     missing = sum(int(n) not in done for n in plan.numbers())
-    complete, damaged = False, 0
+    complete, damaged, waits, beside = False, 0, False, None
     if not missing:
         _drop_orphans(plan, sink, done)
+        beside = find_neighbours(plan, url) if isinstance(sink, VectorSink) else []
+        waits = beside is None
+    if beside is not None:
         summary = dict(provenance)
         if isinstance(sink, VectorSink):
-            summary["gathered"] = gather(plan, sink)
+            summary["gathered"] = gather(plan, sink, beside)
         elif plan.output.overviews:
             summary["overviews"] = _overviews(journal, url, client)
         found = finalize(plan, journal, sink, summary)
@@ -218,6 +226,7 @@ def finish_run(
         },
         missing=missing,
         damaged=damaged,
+        waits=waits,
         pixels=tally.pixels,
         seconds=tally.seconds,
         stopped=tally.stopped,

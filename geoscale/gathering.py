@@ -14,31 +14,13 @@ import numpy as np
 
 from geoscale.detecting import Detection
 from geoscale.plans import InferencePlan
-from geoscale.sinks.vector import TABLE, VectorSink
+from geoscale.sinks.vector import VectorSink
 from geoscale.spread import spread
 from geoscale.suppression import group, link, rank, suppress
-from geoscale.types import Array, Json
+from geoscale.types import Array
 
 _COLUMNS = ("corners", "outline", "score", "value")
 Columns = dict[str, Array]
-
-
-def gather(plan: InferencePlan, sink: VectorSink) -> Json:
-    """Write the table of all objects.
-
-    Parameters
-    ----------
-    plan : InferencePlan
-        All its blocks are there.
-    sink : VectorSink
-        Where.
-
-    Returns
-    -------
-    dict
-        Stored key → digest of the table.
-    """
-    return {TABLE: sink.write_table(find_objects(plan, sink))}
 
 
 def find_objects(plan: InferencePlan, sink: VectorSink) -> Iterator[Columns]:

@@ -20,7 +20,8 @@ from geoscale.sinks.stac import export_catalog, export_stac
 from geoscale.sources.opening import list_sources
 from geoscale.types import Json
 from geoscale.words import redact
-from geoscale.zones import read_zones
+from geoscale.zone_list import read_zones
+from geoscale.zones import end_waiting
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -124,13 +125,15 @@ def repair(
     url = as_url(output)
     told = read_zones(url)
     if told is not None:
-        return merge_reports(
-            url,
-            {
-                name: repair(place, client=client, trust_code=trust_code)
-                for name, place in _begun_zones(url, told).items()
-            },
-        )
+        places = _begun_zones(url, told)
+
+        def mend(name: str) -> RunReport:
+            """Repair one zone."""
+            return repair(places[name], client=client, trust_code=trust_code)
+
+        reports = {name: mend(name) for name in places}
+        end_waiting(reports, mend)
+        return merge_reports(url, reports)
     journal, stored = _stored(url)
     sink, found = make_sink(stored, journal.url), _verify(journal, stored)
     journal.begin(stored)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.card import OutputClass
+from geoscale.card_output import class_colors
 from geoscale.errors import JobError
 from geoscale.stamps import encode_times, parse_times
 from geoscale.types import Json, Layer
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 COORDS = ("time", "y", "x", "spatial_ref")
 """Names of the coordinate arrays; no layer may bear one."""
-
-# Used where a card gives no colour; distinct in print and to most colour-blind
-# eyes: Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
-PALETTE = tuple(
-    "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 999999".split()  # noqa: SIM905
-)
 
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 _UUIDS = {
@@ -96,10 +91,7 @@ class OutputTemplate:
     @property
     def class_colors(self) -> tuple[str, ...]:
         """RRGGBB of every class, from the card or from `PALETTE`."""
-        return tuple(
-            (c.color or PALETTE[i % len(PALETTE)]).upper()
-            for i, c in enumerate(self.classes)
-        )
+        return class_colors(self.classes)
 
     def layer(self, name: str) -> Layer:
         """Layer of this name.

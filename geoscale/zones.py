@@ -27,15 +27,12 @@ from geoscale.options import Output
 from geoscale.patching import resolve_inference
 from geoscale.plans import InferencePlan
 from geoscale.resume import find_begun
-from geoscale.sources.utm import Zone
 from geoscale.sources.zoning import ZoneStack, open_zones
 from geoscale.storage import Folder
 from geoscale.sums import count_pixels
 from geoscale.types import Json
 from geoscale.words import redact
-
-ROOT = "zarr.json"
-"""Metadata of the group above the zones, and the list of them."""
+from geoscale.zone_list import ROOT, read_zones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,38 +258,6 @@ def _naming(name: str) -> Iterator[None]:
         raise type(err)(f"zone {name}: {err}") from None
 
 
-def read_zones(url: str) -> Json | None:
-    """Read which zones an output has.
-
-    Parameters
-    ----------
-    url : str
-        Any place.
-
-    Returns
-    -------
-    dict or None
-        ``zones``: name → ``crs`` and ``blocks``, and ``empty``: names; None where
-        there is no output of several zones.
-
-    Raises
-    ------
-    OutputError
-        If the list holds other names.
-    """
-    data = Folder(url).get(ROOT)
-    try:
-        found = json.loads(data or b"{}")["attributes"]["geoscale"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(found, dict) or "zones" not in found:
-        return None
-    # names become paths, below which a repair deletes what is damaged
-    if not all(Zone.parse(name) for name in found["zones"]):
-        raise OutputError(f"{redact(url)}/{ROOT} names what is no UTM zone; restore it")
-    return found
-
-
 def run_zones(
     plans: ZonePlans,
     url: str,
@@ -318,14 +283,37 @@ def run_zones(
         Over all zones.
     """
     begin_zones(plans, url)
-    reports = {}
+    reports: dict[str, RunReport] = {}
     for name, plan in plans.items():
         place = f"{url}/{name}"
         if stop.reason:
             reports[name] = report_unbegun(plan, place, stop.reason)
         else:
             reports[name] = run(plan, place)
+    end_waiting(reports, lambda name: run(plans[name], f"{url}/{name}"))
     return merge_reports(url, reports)
+
+
+def end_waiting(reports: dict[str, RunReport], run: Callable[[str], RunReport]) -> None:
+    """End zones whose objects had to wait for those of the zones beside them.
+
+    Parameters
+    ----------
+    reports : dict
+        Zone → report, changed in place.
+    run : callable
+        Runs a zone again, in which nothing is left but its end.
+    """
+    for name, before in reports.items():
+        if before.waits:
+            after = run(name)
+            reports[name] = replace(
+                after,
+                computed=before.computed + after.computed,
+                pixels=before.pixels + after.pixels,
+                seconds=before.seconds + after.seconds,
+                failures=before.failures + after.failures,
+            )
 
 
 def begin_zones(plans: ZonePlans, url: str) -> None:

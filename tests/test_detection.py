@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 
 import geoscale as gs
 from geoscale.assemble import make_vector_sink
+from geoscale.borders import gather
 from geoscale.card import ModelCard
 from geoscale.engine.block import Kernel, run_block
 from geoscale.errors import CardError, OutputError, PlanError
-from geoscale.gathering import gather
 from geoscale.job import Job
 from geoscale.options import Inference, Output
 from geoscale.planner import make_plan
@@ -34,6 +35,7 @@ from tests.support.detectors import (
     squares_detector,
     yolox_dict,
 )
+from tests.support.stac_rules import check_item
 
 SHAPE = (150, 170)
 RUNS: dict[str, int] = {}
@@ -340,8 +342,16 @@ def test_a_job_is_run_verified_damaged_repaired_and_exported(yolox_job, tmp_path
         assert len(read(path)) == count
     table, item = export_objects(out, tmp_path / "folder")
     assert table.read_bytes()
-    stac = __import__("pystac").Item.from_file(str(item))
-    assert stac.properties["table:row_count"] == count
+    said = json.loads(item.read_text())
+    check_item(said)
+    assert said["properties"]["table:row_count"] == count
+    assert said["properties"]["mlm:tasks"] == ["object-detection"]
+    assert said["properties"]["processing:lineage"].startswith("detection of red, ")
+    asset = said["assets"]["objects"]
+    assert asset["file:size"] == table.stat().st_size
+    assert asset["classification:classes"][79]["name"] == "coco79"
+    columns = [one["name"] for one in said["properties"]["table:columns"]]
+    assert columns == pq.read_schema(table).names
     sure = export_objects(out, tmp_path / "sure.gpkg", min_score=0.3)[0]
     assert 0 < len(geopandas.read_file(sure)) < count
 

@@ -83,9 +83,10 @@ def test_every_key_of_the_job_page_is_known(tmp_path):
 
 
 def test_the_card_of_the_models_page_is_a_card():
-    one, geotorch, pair = blocks(ROOT / "docs" / "models.md", "yaml")
+    one, geotorch, scenes, pair = blocks(ROOT / "docs" / "models.md", "yaml")
     assert ModelCard.from_dict(yaml.safe_load(one)).input.channels == 4
     assert ModelCard.from_dict(yaml.safe_load(geotorch)).output.channels == 3
+    assert ModelCard.from_dict(yaml.safe_load(scenes)).output.places((64, 64)) == (1, 1)
     assert ModelCard.from_dict(yaml.safe_load(pair)).input.channels == 8
 
 

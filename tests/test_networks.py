@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +119,9 @@ NETWORKS: list[Any] = [
     ),
     pytest.param("segmentation_models_pytorch:UPerNet", SMP, marks=pytest.mark.slow),
     pytest.param(
+        "segmentation_models_pytorch:UnetPlusPlus", SMP, marks=pytest.mark.slow
+    ),
+    pytest.param(
         "segmentation_models_pytorch:Segformer",
         SMP | {"encoder_name": "mit_b0", "in_channels": 3},
         marks=pytest.mark.slow,
@@ -132,28 +134,6 @@ def test_networks_make_maps_from_cards(
     scene: Path, tmp_path: Path, path: str, args: dict[str, Any]
 ) -> None:
     card, network = save_card(tmp_path, path, args)
-    check_whole_job(scene, tmp_path, card, network)
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("geotorchai") is None,
-    reason="geotorchai is AGPL and never a dependency: install it where you want it, "
-    "and put that folder on PYTHONPATH",
-)
-@pytest.mark.parametrize(
-    ("path", "args"),
-    [
-        ("geotorchai.models.raster:UNet", {"in_channels": 4, "num_classes": 3}),
-        (
-            "geotorchai.models.raster:FullyConvolutionalNetwork",
-            {"in_channels": 4, "out_channels": 3},
-        ),
-    ],
-)
-def test_geotorchai_networks_make_maps_from_cards(
-    scene: Path, tmp_path: Path, path: str, args: dict[str, Any]
-) -> None:
-    card, network = save_card(tmp_path, path, args, trust_code=True)
     check_whole_job(scene, tmp_path, card, network)
 
 

@@ -168,15 +168,28 @@ def describe_check(found: Checked) -> list[str]:
         "task": found.task,
         "weights": f"{found.weights}\n{found.bytes / 1e6:.1f} MB, "
         f"sha256:{found.sha256}",
-        "keys": "all there, none left over"
-        + (f"; {found.parameters:,} parameters" if found.parameters else ""),
+        "keys": _keys(found),
         "mended": "\n".join(found.said),
-        "one patch": f"{_shape(found.input)} gave {_shape(found.output)} {found.dtype}",
+        "one patch": f"{_shape(found.input)} gave {_shape(found.output)} {found.dtype}"
+        + _found(found),
         "speed": f"{found.seconds * 1000:.0f} ms a patch, {found.mpx_s:.2f} Mpx/s on "
         "this CPU",
         "context": found.context,
     }
     return [found.name, *(_wrap(key, text) for key, text in rows.items() if text)]
+
+
+def _keys(found: Checked) -> str:
+    if not found.parameters:
+        return "none to compare: the file holds its network"
+    return f"all there, none left over; {found.parameters:,} parameters"
+
+
+def _found(found: Checked) -> str:
+    if found.found is None:
+        return ""
+    word = "detection" if found.found == 1 else "detections"
+    return f": {found.found:,} {word} in noise"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -42,10 +42,9 @@ def export(
     from geoscale import outputs
     from geoscale.errors import JobError
     from geoscale.results.cells import write_cells
-    from geoscale.results.objects import export_objects
-    from geoscale.sinks.vector import has_objects
+    from geoscale.results.objects import export_objects, holds_objects
 
-    if has_objects(output):
+    if holds_objects(output):
         paths = export_objects(output, to, min_score=min_score)
     elif to.suffix == ".parquet":
         if layer:
@@ -99,6 +98,14 @@ def polygons(  # noqa: PLR0913, PLR0917  (options of the command)
         float,
         typer.Option(help="How far outlines may move, in px of the map.", metavar="PX"),
     ] = 0.0,
+    right_angles: Annotated[
+        bool,
+        typer.Option(
+            "--right-angles",
+            help="Give outlines right angles, as buildings have them; --simplify says "
+            "how far they move, default 1.5.",
+        ),
+    ] = False,
     connectivity: Annotated[
         int, typer.Option(help="4: pixels share edges; 8: corners do.")
     ] = 4,
@@ -125,6 +132,7 @@ def polygons(  # noqa: PLR0913, PLR0917  (options of the command)
             time=time,
             split=split,
             simplify=simplify,
+            right_angles=right_angles,
             connectivity=connectivity,
         )
     if as_json:

@@ -101,6 +101,8 @@ class Kernel:
     """Where blocks are stored; None where they are handed back."""
     mask: Callable[[Window], Bool] | None = None
     """True inside the area of interest."""
+    beyond: Callable[[Window, int], Bool] | None = None
+    """True up to so many pixels beyond the border of a UTM zone; None without one."""
     extra: tuple[Layer, ...] = ()
     """Layers that the source gives."""
     describe: Mapping[str, object] = field(default_factory=dict)

@@ -4,7 +4,9 @@ A patch belongs to one block, and keeps what has its middle among the pixels tha
 owns, or a little beside: two patches see the middle of one object a little apart, and
 without that slack each may leave it to the other. What both keep is one object more
 than once, which is for `geoscale.suppression`, once, over all blocks. So nothing
-depends on how the stack is cut: neither which patch is run, nor what it keeps.
+depends on how the stack is cut: neither which patch is run, nor what it keeps. Where
+the grid is a UTM zone, what lies as little beyond its border is kept too, for
+`geoscale.borders`.
 """
 
 from __future__ import annotations
@@ -187,6 +189,12 @@ class ObjectPass:
         # not seen
         inside &= (sides > 0).all(1) & (sides <= 2 * max(window.shape)).all(1)
         keep = self._keep(counts, usable)
+        if self._kernel.beyond is not None and inside.any():
+            # two zones see the middle of one object a little apart, as patches do
+            keep = keep | (
+                usable[counts.within(self._task.read)]
+                & self._kernel.beyond(counts, self._spec.slack)
+            )
         inside[inside] = keep[y[inside] - counts.y0, x[inside] - counts.x0]
         found = Found(
             corners=corners,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.card_output import PALETTE
 from geoscale.results.texts import size_matrix
-from geoscale.template import PALETTE
 
 if TYPE_CHECKING:
     from geoscale.evaluation.result import Evaluation

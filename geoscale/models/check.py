@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +59,8 @@ class Checked:
     """Measured, in px; None where there is none, or it was not measured."""
     alignment: int | None = None
     """Measured, in px."""
+    found: int | None = None
+    """Detections of a detector that reach its card's least score, in noise."""
     context: str = ""
     """What there is to say about halo and alignment."""
     said: list[str] = field(default_factory=list)
@@ -102,10 +105,12 @@ def check_model(
         If the weights are missing, changed, unsafe, or their keys do not fit.
     """
     path, sha256 = resolve_weights(card)
-    with _listening() as said:
-        run, parameters = _open(card, trust_code)
     patch = card.input.patch
     image = make_image(card, patch.size, patch.size, trust_code=trust_code)
+    if card.task == "detection":
+        return _check_detector(card, image, (path, sha256), trust_code, measure)
+    with _listening() as said:
+        run, parameters = _open(card, trust_code)
     given = image[None]
     out = run(given)
     seconds = min(_time(run, given) for _ in range(_RUNS))
@@ -126,6 +131,38 @@ def check_model(
     if measure:
         _measure(found, card, run, limit, trust_code)
     return found
+
+
+def _check_detector(
+    card: ModelCard,
+    image: Float,
+    file: tuple[Path, str],
+    trust_code: bool,
+    measure: bool,
+) -> Checked:
+    from geoscale.models.check_detector import measure_reach, try_detector
+
+    with _listening() as said:
+        tried = try_detector(card, image, trust_code=trust_code)
+    given = np.repeat(image[None], tried.detector.batch, axis=0)
+    each = [_time(tried.detector.detect, given) for _ in range(_RUNS)]
+    seconds = min(each) / len(given)
+    return Checked(
+        name=card.name,
+        task=card.task,
+        weights=str(file[0]),
+        sha256=file[1],
+        bytes=file[0].stat().st_size,
+        parameters=tried.detector.parameters,
+        input=(1, *image.shape),
+        output=tried.output,
+        dtype=tried.dtype,
+        seconds=seconds,
+        mpx_s=image[0].size / 1e6 / seconds,
+        found=tried.found,
+        context=measure_reach(card, tried, image) if measure else "",
+        said=said,
+    )
 
 
 def make_image(
@@ -256,7 +293,7 @@ def _in_float64(card: ModelCard, trust_code: bool) -> Callable[[Float], Float] |
     return run
 
 
-def _time(run: Callable[[Float], Float], given: Float) -> float:
+def _time(run: Callable[[Float], Any], given: Float) -> float:
     start = time.perf_counter()
     run(given)
     return time.perf_counter() - start

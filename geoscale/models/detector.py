@@ -77,7 +77,10 @@ def _load(card: ModelCard, settings: ModelSettings) -> HeldDetector:
     if onnx:
         found = open_onnx(path, card, **more)
     else:
+        from geoscale.models.programs import pick_fixed_batch
+
         module = build_module(card, path, trust_code=settings.trust_code)
+        more["batch"] = pick_fixed_batch(module, batch)
         found = open_torch(module, card, **more)
     found.probe(patch)
     _LOG.info("loaded %s: %s", card.name, found.describe())
@@ -140,8 +143,8 @@ def open_torch(
         "device": str(where),
     }
     return HeldDetector(
-        forward, card, batch=batch, device_name=name, model_id=model_id, told=told,
-        parts=Parts(batch, name, release),
+        forward, card, parts=Parts(batch, name, release), model_id=model_id, told=told,
+        parameters=sum(p.numel() for p in module.parameters()) or None,
     )  # fmt: skip
 
 
@@ -311,9 +314,7 @@ def open_onnx(
     return HeldDetector(
         _forward,
         card,
-        batch=fixed or batch,
-        device_name=name,
+        parts=Parts(fixed or batch, name, least=fixed or 1),
         model_id=model_id,
         told=told,
-        parts=Parts(fixed or batch, name, least=fixed or 1),
     )

@@ -29,16 +29,14 @@ class HeldDetector:
         Float32 (n, channel, y, x) → a tensor, or a dict for each patch.
     card : ModelCard
         Of task detection.
-    batch : int
-        Patches per call.
-    device_name : str
-        For logs and locks.
+    parts : Parts
+        Patches per call, the device's name, and what to do where memory runs out.
     model_id : str
         sha256 of the weights.
     told : mapping
         Runtime, its version and threads, for provenance.
-    parts : Parts, optional
-        How a batch is run where memory runs out; default: down to one patch.
+    parameters : int, optional
+        Numbers in the network; left out where its file holds it.
     """
 
     def __init__(
@@ -46,15 +44,15 @@ class HeldDetector:
         forward: Forward,
         card: ModelCard,
         *,
-        batch: int,
-        device_name: str,
+        parts: Parts,
         model_id: str,
         told: Mapping[str, Any],
-        parts: Parts | None = None,
+        parameters: int | None = None,
     ) -> None:
+        self.parameters = parameters
         self._forward, self._card = forward, card
-        self._parts = parts or Parts(batch, device_name)
-        self.batch, self.device_name, self.model_id = batch, device_name, model_id
+        self._parts = parts
+        self.batch, self.device_name, self.model_id = parts.batch, parts.where, model_id
         self._told = dict(told)
 
     @property
@@ -86,6 +84,22 @@ class HeldDetector:
             self.detect(np.zeros((self.batch, *rest), np.float32))
         except BlockError as err:
             raise CardError(f"card `{self._card.name}` does not fit: {err}") from err
+
+    def run(self, patches: Float) -> Any:
+        """Give what the network says of patches, not decoded.
+
+        Parameters
+        ----------
+        patches : ndarray of float32, (n, channel, y, x)
+            Finite.
+
+        Returns
+        -------
+        ndarray or list of dict
+            A tensor of all, or arrays by name for each patch.
+        """
+        check_patches(patches, self._card)
+        return self._forward(patches)
 
     def detect(self, patches: Float) -> Sequence[Found]:
         """Run a batch; see `geoscale.objects.Detector.detect`.
@@ -122,11 +136,11 @@ class HeldDetector:
         step, found = self._parts.size, list[Found]()
         for start in range(0, len(patches), step):
             part = patches[start : start + step]
-            found += self._run(pad_to(part, step))[: len(part)]
+            found += self._decode(pad_to(part, step))[: len(part)]
         return found
 
-    def _run(self, patches: Float) -> list[Found]:
-        raw = self._forward(patches)
+    def _decode(self, patches: Float) -> list[Found]:
+        raw = self.run(patches)
         if isinstance(raw, list):
             found = [decode_dict(one, self._card) for one in raw]
         else:

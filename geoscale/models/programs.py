@@ -24,10 +24,18 @@ class Program(nn.Module):
     ----------
     network : torch.nn.Module
         As it was loaded, in evaluation mode.
+    batch : int, optional
+        Patches that it takes at once, where its file says so.
+
+    Attributes
+    ----------
+    batch : int or None
+        As given.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, batch: int | None = None) -> None:
         super().__init__()
+        self.batch = batch
         # in a list, so that eval() and requires_grad_() do not reach it
         self._held = [network]
 
@@ -87,7 +95,8 @@ def load_program(card: ModelCard, path: Path, *, trust_code: bool = False) -> nn
         raise WeightsError(f"{path} is no {kind} file; fetch or export it again")
     try:
         if kind == "pt2":
-            return Program(torch.export.load(path).module())
+            program = torch.export.load(path)
+            return Program(program.module(), _find_batch(program))
         network = torch.jit.load(  # type: ignore[no-untyped-call]
             str(path), map_location="cpu"
         )
@@ -98,3 +107,32 @@ def load_program(card: ModelCard, path: Path, *, trust_code: bool = False) -> nn
             f"{path} cannot be read as {kind} by torch {torch.__version__}: "
             f"{' '.join(str(err).split())[:300]}"
         ) from err
+
+
+def pick_fixed_batch(network: nn.Module, batch: int) -> int:
+    """Give the batch that a network takes: that of its file, else what is wanted.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Any.
+    batch : int
+        Wanted.
+
+    Returns
+    -------
+    int
+        Patches per call.
+    """
+    fixed = network.batch if isinstance(network, Program) else None
+    return fixed or batch
+
+
+def _find_batch(program: Any) -> int | None:
+    """First side of the input; None where it was exported as a variable one."""
+    names = program.graph_signature.user_inputs
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and names and node.name == names[0]:
+            side = node.meta["val"].shape[0]
+            return side if isinstance(side, int) else None
+    return None

@@ -225,9 +225,7 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     else:
         assert not isinstance(network, Path)
         more |= {"device": device, "precision": settings.precision}
-        masks = open_dropout(network, card.name) if settings.drops else None
-        predictor = TorchPredictor(network, card, compiled=runtime == "compile", **more)
-        predictor.masks = masks
+        predictor = _open_torch(network, card, settings, runtime, more)
         if settings.threads is not None:
             predictor.set_threads(settings.threads)
     if settings.canvas is not None and not isinstance(predictor, OpenvinoPredictor):
@@ -235,6 +233,22 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     predictor.probe(patch)
     _LOG.info("loaded %s: %s", card.name, predictor.describe())
     return predictor
+
+
+def _open_torch(
+    network: nn.Module,
+    card: ModelCard,
+    settings: ModelSettings,
+    runtime: str,
+    more: dict[str, Any],
+) -> TorchPredictor:
+    from geoscale.models.programs import pick_fixed_batch
+
+    masks = open_dropout(network, card.name) if settings.drops else None
+    more |= {"batch": pick_fixed_batch(network, more["batch"])}
+    made = TorchPredictor(network, card, compiled=runtime == "compile", **more)
+    made.masks = masks
+    return made
 
 
 def _refuse_detector(card: ModelCard) -> None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+_NO_VIEW = ("view size is not compatible", "Cannot view a tensor")
+"""What torch and its compiler say where a network flattens by `view`, as many do before
+their last layers: that is for planes in order."""
+
 
 class TorchPredictor(HeldPredictor):
     """A torch network held by this process; see `HeldPredictor`.
@@ -152,6 +156,21 @@ class TorchPredictor(HeldPredictor):
         }
 
     def _probe(self, patch: Float) -> None:
+        import torch
+
+        try:
+            self._try(patch)
+        except BlockError as err:
+            if not any(word in str(err) for word in _NO_VIEW):
+                raise
+            _LOG.info(
+                "%s: its network wants planes, not channels last", self._card.name
+            )
+            self._format = torch.contiguous_format
+            self._network.to(memory_format=self._format)
+            self._try(patch)
+
+    def _try(self, patch: Float) -> None:
         # A compiled network gets a whole batch, since it is compiled for that one
         # shape, and cuDNN plans for it: now, not in the middle of a block.
         if self._compiled or self._device.type == "cuda":

@@ -7,16 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from geoscale.engine.dates import list_unclear, say_unclear
 from geoscale.engine.journal import Journal, Ledger
-from geoscale.errors import OutputError
-from geoscale.explain import describe_learned
-from geoscale.gauges import say_after, sum_gpus
 from geoscale.plans import InferencePlan
 from geoscale.report.areas import EXACT_PX, Areas, mean_confidence, measure_areas
 from geoscale.report.change import paint_change
+from geoscale.report.facts import gather_run, name_day, redact_all
 from geoscale.report.levels import Level, open_levels, pick_level
 from geoscale.report.numbers import enlarge, paint_numbers
 from geoscale.report.picture import (
@@ -27,11 +22,8 @@ from geoscale.report.picture import (
     paint_detail,
     paint_imagery,
 )
-from geoscale.report.timing import HEIGHT, WIDTH, measure_timing
 from geoscale.results.ground import format_area
 from geoscale.results.layers import CHANGED, choose_layer, list_dates, list_flags
-from geoscale.sources.opening import list_sources
-from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Json, Layer
 from geoscale.windows import Window
@@ -39,8 +31,6 @@ from geoscale.words import redact
 
 DETAIL_PX = 320
 """Height and width of the closer look, in px of the map."""
-SHOWN = 200
-"""Most source items and failures that the page lists."""
 
 
 def write_page(
@@ -129,43 +119,17 @@ def gather_facts(url: str) -> Json:
     OutputError
         If nothing was begun there.
     """
-    journal = Journal(url)
-    plan = journal.load_plan()
-    if plan is None:
-        raise OutputError(
-            f"{redact(url)} is no output of geoscale: it holds no plan; check the path"
-        )
-    ledger, final, levels = journal.read(), journal.final(), open_levels(url)
+    facts, run = gather_run(url)
+    plan, ledger, levels = run.plan, run.ledger, open_levels(url)
     template, time = levels[0].template, len(plan.times) - 1
     since = list_dates(template)[time][0]
     legend = list(_legend(levels, template, time))
-    total, items = len(plan.numbers()), list_sources(plan)
-    done = sum(int(n) in ledger.done for n in plan.numbers())
-    return {
-        "name": url.rpartition("/")[2].removesuffix(".zarr"),
-        "place": url,
-        "is_local": Folder(url).is_local,
-        "is_icechunk": plan.output.store == "icechunk",
-        "complete": final is not None,
-        "blocks": {"total": total, "done": done, "side": plan.grid.block_px},
-        "card": plan.card,
-        "task": plan.goal,
-        "time": _day(plan.times[time]),
-        "since": _day(since) if since else "",
-        "seen": _day(template.forecast_from or plan.times[time]),
-        "times": len(plan.times),
+    tiles = _tiles(levels, ledger, run.final, time)
+    return facts | {
+        "since": name_day(since) if since else "",
+        "seen": name_day(template.forecast_from or plan.times[time]),
         "legend": legend,
-        "tiles": [*_changed(plan, legend), *_tiles(levels, ledger, final, time)],
-        "timing": measure_timing(ledger.sample),
-        "gpus": say_after(sum_gpus(ledger.sample)),
-        "plot": {"width": WIDTH, "height": HEIGHT},
-        "failed": _failures(plan, ledger)[:SHOWN],
-        "unclear": [say_unclear(row) for row in list_unclear(plan, ledger)][:SHOWN],
-        "grid": _describe_grid(plan),
-        "made": _describe_making(plan, final),
-        "versions": {k: v for k, v in (final or {}).get("versions", {}).items() if v},
-        "items": items[:SHOWN],
-        "item_count": len(items),
+        "tiles": [*_changed(plan, legend), *tiles],
         "layers": [layer.name for layer in template.layers],
     }
 
@@ -300,56 +264,3 @@ def _tiles(levels: list[Level], ledger: Ledger, final: Json | None, time: int) -
         yield "unlike training pixels", f"{count:,} block{'s' * (count != 1)}"
     if final is not None:
         yield "objects verified", f"{final.get('verified_objects', 0):,}"
-
-
-def _failures(plan: InferencePlan, ledger: Ledger) -> list[Json]:
-    return [
-        {"block": plan.grid.name(number), "error": failure["error"]}
-        for number, failure in sorted(ledger.failed.items())
-    ]
-
-
-def _describe_grid(plan: InferencePlan) -> dict[str, str]:
-    crs, box = plan.geobox.crs, plan.geobox.boundingbox
-    unit = "°" if crs is not None and crs.geographic else "m"
-    return {
-        "CRS": f"EPSG:{crs.epsg}" if crs is not None and crs.epsg else "custom",
-        "pixel": f"{abs(plan.stored_geobox.affine.a):g} {unit}",
-        "left, bottom": f"{box.left:,.6g}, {box.bottom:,.9g}",
-        "right, top": f"{box.right:,.6g}, {box.top:,.9g}",
-    }
-
-
-def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
-    chosen, facts = plan.inference, final or {}
-    return {
-        "plan": plan.hash,
-        "model": plan.card.name,
-        "weights sha256": plan.weights_sha256,
-        "model licence": plan.card.license or "unknown",
-        "cite": plan.card.citation or "",
-        "about the model": plan.card.notes or "",
-        "patches": f"{plan.lattice.patch_shape[0]} px, stride {chosen.stride} px, "
-        f"merge {chosen.merge}",
-        "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
-        f"device {facts.get('device', chosen.device)}",
-        "made on": ", ".join(facts.get("processors", [])),
-        "workers": str(facts.get("workers") or "this process"),
-        "learned": "; ".join(describe_learned(plan)),
-        "to be known": "; ".join(plan.notes),
-    }
-
-
-def _day(label: str) -> str:
-    return str(np.datetime64(label, "D"))
-
-
-def redact_all(value: Any) -> Any:
-    """Take credentials out of every text in nested data."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {key: redact_all(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact_all(one) for one in value]
-    return value

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from geoscale.api import as_url
 from geoscale.errors import OutputError
+from geoscale.report.objects import write_objects
 from geoscale.report.page import write_page
 from geoscale.report.zones import write_zones
+from geoscale.sinks.vector import has_objects
 from geoscale.storage import Folder
-from geoscale.zones import read_zones
+from geoscale.zone_list import read_zones
 
 
 def write_report(
@@ -53,7 +55,9 @@ def write_report(
     """
     url = as_url(output)
     page, told = _choose_page(url, to), read_zones(url)
-    if told is None:
+    if told is None and has_objects(url):
+        write_objects(url, page, notes=notes)
+    elif told is None:
         other = None if beside is None else (as_url(beside), beside_notes)
         write_page(url, page, notes=notes, beside=other, later=later)
     else:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from geoscale.engine.journal import Journal
-from geoscale.report.page import redact_all, render, write_page
+from geoscale.report.facts import redact_all
+from geoscale.report.objects import write_objects
+from geoscale.report.page import render, write_page
 from geoscale.results.ground import format_area
+from geoscale.sinks.vector import has_objects
 from geoscale.types import Json
 
 
@@ -31,20 +34,24 @@ def write_zones(url: str, told: Json, page: Path, *, notes: Sequence[str] = ()) 
     for name in told["zones"]:
         if Journal(f"{url}/{name}").load_plan() is not None:
             below = page.with_name(f"{page.stem}-{name}.html")
-            shown[name] = write_page(f"{url}/{name}", below, notes=notes)
+            write = write_objects if has_objects(f"{url}/{name}") else write_page
+            shown[name] = write(f"{url}/{name}", below, notes=notes)
             shown[name]["href"] = below.name
     rows = [
         _describe(name, told["zones"][name], shown.get(name)) for name in told["zones"]
     ]
     legend = [row for facts in shown.values() for row in facts["legend"]]
+    counted = any("objects" in facts for facts in shown.values())
+    unit = "count" if counted else "m2"
     facts = redact_all(
         {
             "name": url.rpartition("/")[2].removesuffix(".zarr"),
             "place": url,
             "complete": all(row["complete"] for row in rows),
             "empty": told["empty"],
-            "total": format_area(sum(row["m2"] for row in legend)),
-            "legend": _sum_areas(legend),
+            "counted": counted,
+            "total": _say(sum(row[unit] for row in legend), unit),
+            "legend": _sum_up(legend, unit),
             "notes": list(notes),
         }
     )
@@ -60,30 +67,38 @@ def _describe(name: str, told: Json, facts: Json | None) -> Json:
     if facts is None:
         empty = {"complete": False, "done": 0, "failed": 0, "mapped": "-"}
         return {**row, **empty, "href": None, "picture": None}
+    tiles, pictures = dict(facts["tiles"]), facts["pictures"]
+    mapped = tiles.get("mapped", "-")
+    if "objects" in facts:
+        mapped = f"{facts['objects']:,} objects"
     return {
         **row,
         "complete": facts["complete"],
         "done": facts["blocks"]["done"],
         "failed": len(facts["failed"]),
-        "mapped": dict(facts["tiles"]).get("mapped", "-"),
+        "mapped": mapped,
         "href": facts["href"],
-        "picture": facts["pictures"]["map"],
+        "picture": pictures["whole"] if "objects" in facts else pictures["map"],
     }
 
 
-def _sum_areas(legend: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Add the areas of each class over the zones, largest first."""
+def _say(amount: float, unit: str) -> str:
+    return format_area(amount) if unit == "m2" else f"{amount:,}"
+
+
+def _sum_up(legend: Sequence[Mapping[str, Any]], unit: str) -> list[Json]:
+    """Add areas or objects of each class over the zones, most first."""
     sums: Counter[str] = Counter()
     colors = {row["title"]: row["color"] for row in legend}
     for row in legend:
-        sums[row["title"]] += row["m2"]
-    total = sum(sums.values()) or 1.0
+        sums[row["title"]] += row[unit]
+    total = sum(sums.values()) or 1
     return [
         {
             "title": title,
             "color": colors[title],
-            "area": format_area(m2),
-            "percent": 100 * m2 / total,
+            "amount": _say(amount, unit),
+            "percent": 100 * amount / total,
         }
-        for title, m2 in sums.most_common()
+        for title, amount in sums.most_common()
     ]

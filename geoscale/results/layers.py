@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geoscale.card_output import PALETTE
 from geoscale.engine.journal import Journal
 from geoscale.errors import JobError, OutputError
 from geoscale.sinks.layout import load_template
-from geoscale.template import PALETTE, OutputTemplate, is_categorical
+from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Array, Bool, Layer
 from geoscale.words import redact, suggest
 

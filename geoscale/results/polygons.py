@@ -102,7 +102,8 @@ def polygons(
     **options
         ``layer``, ``classes`` (names or values; default 1 of ``change``, else all),
         ``time`` (default all steps), ``min_area`` (``0.5ha``, ``10px``), ``simplify``
-        (px), ``connectivity`` (4 or 8), ``split`` (polygons by from and to class).
+        (px), ``right_angles`` (for buildings), ``connectivity`` (4 or 8), ``split``
+        (polygons by from and to class).
 
     Returns
     -------

@@ -30,6 +30,7 @@ class PolygonOptions(TypedDict, total=False):
     time: str | None
     min_area: str | float | None
     simplify: float
+    right_angles: bool
     connectivity: int
     split: bool
 
@@ -53,6 +54,9 @@ class Asked:
     """Smaller polygons are left out: a number, and whether it counts pixels, not m²."""
     simplify: float = 0.0
     """How far an outline may move, in px of the map; 0: exactly the pixels' edges."""
+    right_angles: bool = False
+    """Whether outlines get right angles, as buildings have them; `simplify` then says
+    how far they move about, default 1.5 px."""
     connectivity: int = 4
     """4: pixels of one polygon share edges; 8: corners do."""
     split: bool = False
@@ -102,6 +106,7 @@ def make_asked(output: str, options: PolygonOptions) -> Asked:
         time=options.get("time"),
         min_area=parse_area(options.get("min_area")),
         simplify=float(options.get("simplify", 0.0)),
+        right_angles=options.get("right_angles", False),
         connectivity=options.get("connectivity", 4),
         split=options.get("split", False),
     )

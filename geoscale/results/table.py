@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoscale.results.angles import DEFAULT_PX, square_up
 from geoscale.results.layers import FROM, TO, step_size
-from geoscale.results.outlines import place
+from geoscale.results.outlines import Objects, place
 from geoscale.results.pieces import CODES, PAIR, Opened, Pieces, areas
 from geoscale.types import Json
 
@@ -76,7 +77,7 @@ def make_batch(
     import pyarrow as pa
     import shapely
 
-    shapes = place(pieces.outlines, opened.template.geobox, opened.asked.simplify)
+    shapes = _place(opened, pieces.outlines)
     count, objects = len(pieces.ids), pieces.objects
     keys = objects[:, 0]
     values = keys // PAIR - 1 if opened.asked.split else keys
@@ -108,6 +109,22 @@ def make_batch(
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _place(opened: Opened, outlines: Objects) -> Objects:
+    """Bring outlines to the CRS, simplified or with right angles where asked."""
+    import shapely
+
+    box, asked = opened.template.geobox, opened.asked
+    if not asked.right_angles or not len(outlines):
+        return place(outlines, box, asked.simplify)
+    a, _, _, _, e, f = (float(v) for v in tuple(box.affine)[:6])
+    aspect = np.full(len(outlines), abs(a / e))
+    if box.crs is not None and box.crs.geographic:
+        rows = shapely.bounds(outlines)[:, [1, 3]].mean(1)
+        aspect *= np.cos(np.radians(np.clip(rows * e + f, -89, 89)))
+    squared = square_up(outlines, asked.simplify or DEFAULT_PX, aspect)
+    return place(squared, box, 0)
 
 
 def _read_date(label: str) -> datetime:

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from geoscale.card import ModelCard
+from geoscale.card import ModelCard, OutputClass
 from geoscale.errors import OutputError
 from geoscale.sinks.cog import slug, slug_time
 from geoscale.sinks.footprint import footprint
 from geoscale.sinks.layout import load_template
 from geoscale.sinks.repository import has_repository
 from geoscale.sinks.spans import describe_span, read_label
+from geoscale.sinks.stac_facts import add_sources, describe_making, plain
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
 from geoscale.types import Json, Layer
@@ -44,7 +45,6 @@ _ALWAYS = (EXTENSIONS["projection"], EXTENSIONS["processing"])
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _ZARR = "application/vnd.zarr; version=3"
 _ICECHUNK = "application/vnd.zarr+icechunk"
-_TASKS = {"segmentation": "semantic-segmentation", "change": "change-detection"}
 
 
 def export_stac(
@@ -95,7 +95,7 @@ def export_stac(
     files = _check_assets(assets or {}, template)
     out = Path(out_dir).resolve()
     stem = name or Path(zarr_url.rstrip("/")).name.removesuffix(".zarr")
-    facts = _plain(provenance or {})
+    facts = plain(provenance or {})
     catalog = pystac.Catalog(
         id=slug(stem),
         description=f"Map made by geoscale{f' with {card.name}' if card else ''}",
@@ -104,9 +104,9 @@ def export_stac(
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
     geometry, bbox = footprint(template.geobox)
-    goal = "change" if template.compared else "segmentation"
+    goal = "change" if template.compared else card.task if card else "segmentation"
     goal = "forecasting" if template.forecast_from else goal
-    shared = {**_describe_grid(template), **_describe_making(facts, card, goal)}
+    shared = {**_describe_grid(template), **describe_making(facts, card, goal)}
     for time, label in enumerate(template.times):
         span, needs = describe_span(template, time)
         item = pystac.Item(
@@ -120,7 +120,7 @@ def export_stac(
         item.set_self_href(str(out / f"{item.id}.json"))
         _add_assets(item, template, {k: v[time] for k, v in files.items()}, out)
         _add_zarr(item, zarr_url, template, out)
-        _add_sources(item, facts.get("sources", []))
+        add_sources(item, facts.get("sources", []))
         catalog.add_item(item, set_parent=True)
         item.set_self_href(str(out / f"{item.id}.json"))
     return _save(catalog, out)
@@ -183,19 +183,34 @@ def describe_classes(template: OutputTemplate, fill: float) -> list[Json]:
     """
     found: list[Json] = []
     for c, color in zip(template.classes, template.class_colors, strict=True):
-        # the extension allows no other characters in a name
-        plain = re.sub(r"[^0-9A-Za-z_-]+", "_", c.name)
-        found.append(
-            {
-                "value": c.value,
-                "name": plain,
-                "title": c.title or c.name,
-                "description": c.title or c.name,
-                "color_hint": color,
-            }
-        )
+        found.append(describe_class(c, color))
     nodata = {"value": int(fill), "name": "nodata", "description": "no data"}
     return [*found, {**nodata, "nodata": True}]
+
+
+def describe_class(c: OutputClass, color: str) -> Json:
+    """Say one class in the words of the classification extension.
+
+    Parameters
+    ----------
+    c : OutputClass
+        The class.
+    color : str
+        RRGGBB.
+
+    Returns
+    -------
+    dict
+        One of ``classification:classes``.
+    """
+    return {
+        "value": c.value,
+        # the extension allows no other characters in a name
+        "name": re.sub(r"[^0-9A-Za-z_-]+", "_", c.name),
+        "title": c.title or c.name,
+        "description": c.title or c.name,
+        "color_hint": color,
+    }
 
 
 def checksum(path: Path) -> str:
@@ -232,30 +247,6 @@ def _describe_grid(template: OutputTemplate) -> Json:
         "proj:transform": list(template.transform),
         "proj:bbox": [box.left, box.bottom, box.right, box.top],
     }
-
-
-def _describe_making(facts: Json, card: ModelCard | None, goal: str) -> Json:
-    made: Json = {f"geoscale:{key}": value for key, value in facts.items()}
-    versions = facts.get("versions")
-    if isinstance(versions, dict) and versions:
-        made["processing:software"] = {k: str(v) for k, v in versions.items()}
-    if card is None:
-        made["processing:lineage"] = "made by geoscale"
-        return made
-    sha = facts.get("model_sha256") or card.weights.sha256
-    made["processing:lineage"] = (
-        f"{goal} of {', '.join(card.input.bands)} with model {card.name}"
-        f"{f' (sha256 {sha})' if sha else ''} by geoscale"
-    )
-    made["mlm:name"] = card.name
-    made["mlm:tasks"] = [_TASKS.get(goal, goal)]
-    made["mlm:framework"] = "ONNX" if card.weights.format == "onnx" else "PyTorch"
-    if card.architecture is not None:
-        made["mlm:architecture"] = card.architecture.rpartition(":")[2]
-    for key, value in (("license", card.license), ("citation", card.citation)):
-        if value is not None:
-            made[f"geoscale:model_{key}"] = value
-    return made
 
 
 def _add_assets(
@@ -324,21 +315,6 @@ def _describe_layer(layer: Layer, template: OutputTemplate) -> Json:
     return fields
 
 
-def _add_sources(item: Any, sources: Any) -> None:
-    import pystac
-
-    for source in sources if isinstance(sources, list) else []:
-        known = source if isinstance(source, dict) else {"id": source}
-        href = known.get("href") or (
-            known["id"] if "://" in str(known.get("id")) else None
-        )
-        if href is not None:
-            title = str(known.get("id", href))
-            item.add_link(
-                pystac.Link("derived_from", href, pystac.MediaType.GEOJSON, title)
-            )
-
-
 def _needs(fields: Json) -> list[str]:
     found = ("classification", "raster")
     return [name for name in found if any(k.startswith(f"{name}:") for k in fields)]
@@ -363,18 +339,3 @@ def _save(catalog: Any, out: Path) -> Path:
 def _relative(path: Path, out: Path) -> str:
     text = os.path.relpath(path.resolve(), out).replace(os.sep, "/")
     return text if text.startswith("../") else f"./{text}"
-
-
-def _plain(value: Mapping[str, Any]) -> Json:
-    # Credentials may hide in any href; none leaves.
-    found: Json = json.loads(json.dumps(dict(value), default=str), object_hook=_redact)
-    return found
-
-
-def _redact(found: Json) -> Json:
-    def clean(value: Any) -> Any:
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        return redact(value).removesuffix("?…") if isinstance(value, str) else value
-
-    return {key: clean(value) for key, value in found.items()}

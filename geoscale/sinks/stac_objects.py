@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoscale.card import ModelCard, OutputClass
+from geoscale.card_output import class_colors
 from geoscale.sinks.footprint import footprint
-from geoscale.sinks.stac import EXTENSIONS, checksum
+from geoscale.sinks.stac import EXTENSIONS, checksum, describe_class
+from geoscale.sinks.stac_facts import add_sources, describe_making, plain
 from geoscale.storage import Folder
 from geoscale.types import Json
 from geoscale.words import redact
@@ -20,10 +23,24 @@ if TYPE_CHECKING:
 
 TABLE_EXTENSION = "https://stac-extensions.github.io/table/v1.2.0/schema.json"
 _PARQUET = "application/vnd.apache.parquet"
+_DECLARED = ("projection", "processing", "file", "classification")
+_COLUMNS = {
+    "id": "name of the object: of class, date and place, the same in every run",
+    "date": "of the imagery",
+    "value": "number of the class",
+    "class": "name of the class",
+    "score": "how sure the detector is, in [0, 1]",
+    "bbox": "bounds of the geometry",
+    "geometry": "box or outline, WKB, in the CRS of the projection",
+}
 
 
 def describe_objects(
-    table: Path, url: str, layout: Mapping[str, Any], final: Mapping[str, Any]
+    table: Path,
+    url: str,
+    layout: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    card: ModelCard,
 ) -> Path:
     """Write a STAC 1.1 Item beside a GeoParquet file of objects.
 
@@ -35,8 +52,10 @@ def describe_objects(
         The output that it was taken from.
     layout : mapping
         As `geoscale.sinks.vector.read_about` gives.
-    final : mapping
-        Facts about the run.
+    facts : mapping
+        About the run, as `geoscale.sinks.stac.export_stac` takes them.
+    card : ModelCard
+        The detector.
 
     Returns
     -------
@@ -53,6 +72,7 @@ def describe_objects(
     geometry, bbox = footprint(box)
     file = pq.ParquetFile(table)
     first, last = layout["times"][0], layout["times"][-1]
+    known = plain(facts)
     item = pystac.Item(
         id=Path(url).name.removesuffix(".zarr"),
         geometry=geometry,
@@ -63,19 +83,20 @@ def describe_objects(
             "start_datetime": _utc(first),
             "end_datetime": _utc(last),
             **_describe_grid(box),
+            **describe_making(known, card, card.task),
             "table:row_count": file.metadata.num_rows,
             "table:primary_geometry": "geometry",
             "table:columns": [
-                {"name": field.name, "type": str(field.type)}
+                {
+                    "name": field.name,
+                    "type": str(field.type),
+                    "description": _COLUMNS[field.name],
+                }
                 for field in file.schema_arrow
             ],
-            "processing:software": final.get("versions", {}),
-            "geoscale:model": final.get("model"),
-            "geoscale:model_sha256": final.get("model_sha256"),
-            "geoscale:plan_hash": final.get("plan_hash"),
         },
         stac_extensions=[
-            *(EXTENSIONS[name] for name in ("projection", "processing", "file")),
+            *(EXTENSIONS[name] for name in _DECLARED),
             TABLE_EXTENSION,
         ],
     )
@@ -87,9 +108,16 @@ def describe_objects(
         extra_fields={
             "file:checksum": checksum(table),
             "file:size": table.stat().st_size,
+            "classification:classes": [
+                describe_class(OutputClass.model_validate(one), color)
+                for one, color in zip(
+                    layout["classes"], class_colors(card.output.classes), strict=True
+                )
+            ],
         },
     )
     item.add_asset("objects", asset)
+    add_sources(item, known.get("sources", []))
     data: Json = item.to_dict(include_self_link=False)
     text = redact(json.dumps(data, indent=2))
     Folder(str(table.parent)).put("detections.json", text.encode())

@@ -110,6 +110,35 @@ class Area:
             inside &= self.zone.mask(self._geobox, window)
         return inside
 
+    def beyond(self, window: Window, reach: int) -> Bool:
+        """Tell which pixels lie a little beyond the border of the zone.
+
+        Parameters
+        ----------
+        window : Window
+            Part of the grid.
+        reach : int
+            How far from a pixel of the area, along rows and columns, in px.
+
+        Returns
+        -------
+        ndarray of bool
+            (y, x); none where there is no zone.
+        """
+        if self.zone is None:
+            return np.zeros(window.shape, bool)
+        near: Any = self.mask(window.grow(reach))
+        for axis in (0, 1):
+            wide = 2 * reach + 1
+            near = np.lib.stride_tricks.sliding_window_view(near, wide, axis).any(-1)
+        found: Bool = near & ~self.zone.mask(self._geobox, window)
+        return found
+
+
+def zone_of(aoi: Json | None) -> Zone | None:
+    """Give the UTM zone of what `Area.to_json` gave; None where it has none."""
+    return Zone.parse((aoi or {}).get(_ZONE, ""))
+
 
 def find_aoi(grid: Grid, geobox: GeoBox) -> Area | None:
     """Give the area of interest on a grid; None where none is asked for.

@@ -174,7 +174,7 @@ def test_a_detector_runs_fewer_patches_once_memory_ran_out():
     images = [bright_squares((48, 48), [rng.integers(6, 42, 2)]) for _ in range(11)]
     patches = np.stack(images)[:, None]
     held = HeldDetector(
-        needs_memory(3, seen), card, batch=11, device_name="here", model_id="0", told={}
+        needs_memory(3, seen), card, parts=Parts(11, "here"), model_id="0", told={}
     )
     want = squares_detector(card, batch=11).detect(patches)
     found = held.detect(patches)
@@ -188,8 +188,8 @@ def test_a_detector_runs_fewer_patches_once_memory_ran_out():
 @pytest.mark.parametrize("least", [1, 4])
 def test_where_not_even_the_fewest_patches_fit_it_is_said(least):
     held = HeldDetector(
-        needs_memory(0, []), squares_card(), batch=4, device_name="here", model_id="0",
-        told={}, parts=Parts(4, "here", least=least),
+        needs_memory(0, []), squares_card(), parts=Parts(4, "here", least=least),
+        model_id="0", told={},
     )  # fmt: skip
     with pytest.raises(BlockError, match="does not fit into the memory of here"):
         held.detect(np.zeros((4, 1, 48, 48), np.float32))

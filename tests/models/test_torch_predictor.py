@@ -55,6 +55,38 @@ def test_it_is_a_predictor_and_gives_softmax(tiny_card: ModelCard) -> None:
     np.testing.assert_allclose(out, softmax(x), rtol=1e-5, atol=1e-7)
 
 
+class Flat(nn.Module):
+    """Ends as networks of scenes do: by `view`, which needs planes in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.conv(x)
+        return self.last(x.view(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_a_network_that_flattens_by_view_runs(
+    tiny_card: ModelCard, compiled: bool
+) -> None:
+    card, x = with_output(tiny_card, reduction="patch"), batch(2)
+    torch.manual_seed(0)
+    network = Flat().eval()
+    with torch.inference_mode():
+        want = network(torch.from_numpy(x)).softmax(1)[..., None, None].numpy()
+    predictor = TorchPredictor(network, card, batch=2, compiled=compiled)
+    predictor.probe(8)
+    assert predictor.describe()["channels_last"] is False
+    np.testing.assert_allclose(predictor.predict(x), want, atol=1e-6)
+    plain = TorchPredictor(Pointwise(), tiny_card, batch=2)
+    plain.probe(8)
+    assert plain.describe()["channels_last"] is True
+
+
 def test_sigmoid_and_none(tiny_card: ModelCard) -> None:
     x = batch(2)
     card = with_output(tiny_card, activation="none")

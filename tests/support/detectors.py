@@ -9,6 +9,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.models.held_detector import HeldDetector
+from geoscale.models.parts import Parts
 
 SIDE = 9
 """Of the squares that `bright_squares` draws and `find_squares` finds, in px."""
@@ -49,12 +50,102 @@ def find_squares(patches: np.ndarray, *, jitter: float = 0.0) -> np.ndarray:
     return out.reshape(n, 5, -1)
 
 
+def save_program(path: Path, network: Any, shape: tuple[int, ...]) -> None:
+    """Write a network of torch as .pt2 or .torchscript; a batch of 0 stands for any."""
+    import torch
+
+    given = torch.zeros(shape[0] or 2, *shape[1:])
+    if path.suffix == ".pt2":
+        side = {0: torch.export.Dim("n", min=1, max=64)}
+        more = {} if shape[0] else {"dynamic_shapes": (side,)}
+        made = torch.export.export(network.eval(), (given,), **more)
+        torch.export.save(made, path)
+    else:
+        torch.jit.save(torch.jit.trace(network.eval(), given), path)
+
+
+def squares_network(glance: float = 0.0, jitter: float = 0.0) -> Any:
+    """Make the same finder in torch.
+
+    With `glance` scores hang on the whole patch, with `jitter` boxes do.
+    """
+    import torch
+
+    class Squares(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            n, _, height, width = x.shape
+            mean = torch.nn.functional.avg_pool2d(x, SIDE, 1, SIDE // 2)
+            mean = mean + glance * x.square().mean((1, 2, 3), keepdim=True)
+            move = jitter * torch.sin(1e3 * x.sum((1, 2, 3)))[:, None, None, None]
+            column = torch.arange(width, dtype=torch.float32) + 0.5 + move
+            row = torch.arange(height, dtype=torch.float32)[:, None] + 0.5 - move
+            box = [column + 0 * mean, row + 0 * mean, SIDE + 0 * mean, SIDE + 0 * mean]
+            return torch.cat([*box, mean], 1).reshape(n, 5, -1)
+
+    return Squares()
+
+
+def write_squares_job(folder: Path, image: np.ndarray, **inference: Any) -> Path:
+    """Write imagery of squares, the finder as TorchScript, its card and a job."""
+    import rasterio
+    import yaml
+    from affine import Affine
+
+    height, width = image.shape
+    with rasterio.open(
+        folder / "scene.tif", "w", driver="GTiff", dtype="float32", count=1,
+        height=height, width=width, crs="EPSG:32636",
+        transform=Affine(0.5, 0, 5e5, 0, -0.5, 2e6),
+    ) as file:  # fmt: skip
+        file.write(image, 1)
+    save_program(folder / "net.torchscript", squares_network(), (1, 1, 96, 96))
+    card: dict[str, Any] = squares_card().to_dict()
+    card["weights"] = {"href": "net.torchscript", "format": "torchscript"}
+    card["input"] = {"bands": ["b1"], "units": "raw", "patch": {"size": 96}}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    job = {
+        "imagery": {"files": str(folder / "scene.tif"), "bands": ["b1"]},
+        "model": str(folder / "card.yaml"),
+        "inference": inference,
+        "output": {"to": str(folder / "out")},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return folder / "job.yaml"
+
+
+def yolox_network(classes: int) -> Any:
+    """Make a network that gives what YOLOX does, of three grids; seeded."""
+    import torch
+    from torch import nn
+
+    class Yolox(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(
+                nn.Conv2d(3, 8, 8, stride=8), nn.SiLU(), nn.Conv2d(8, 8, 3, padding=1)
+            )
+            self.down = nn.ModuleList(nn.Conv2d(8, 8, 2, stride=2) for _ in range(2))
+            self.heads = nn.ModuleList(nn.Conv2d(8, 5 + classes, 1) for _ in range(3))
+
+        def forward(self, x: Any) -> Any:
+            x, rows = self.stem(x), []
+            for i, head in enumerate(self.heads):
+                x = self.down[i - 1](x) if i else x
+                out = head(x)
+                out = torch.cat([out[:, :4], out[:, 4:].sigmoid()], 1)
+                rows.append(out.flatten(2).transpose(1, 2))
+            return torch.cat(rows, 1)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return Yolox().eval()
+
+
 def squares_detector(card: ModelCard, *, batch: int = 3, jitter: float = 0.0):
     return HeldDetector(
         lambda patches: find_squares(patches, jitter=jitter),
         card,
-        batch=batch,
-        device_name="cpu",
+        parts=Parts(batch, "cpu"),
         model_id="0",
         told={},
     )
