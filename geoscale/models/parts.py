@@ -26,6 +26,8 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    # torch tries each plan of cuDNN; where no plan gets its workspace it says this
+    "unable to find an engine to execute this computation",
     "Failed to allocate memory",
     "Available memory of",
     "bad_alloc",

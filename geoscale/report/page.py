@@ -152,6 +152,7 @@ def gather_facts(url: str) -> Json:
         "task": plan.goal,
         "time": _day(plan.times[time]),
         "since": _day(since) if since else "",
+        "seen": _day(template.forecast_from or plan.times[time]),
         "times": len(plan.times),
         "legend": legend,
         "tiles": [*_changed(plan, legend), *_tiles(levels, ledger, final, time)],
@@ -332,6 +333,7 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         f"merge {chosen.merge}",
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
+        "made on": ", ".join(facts.get("processors", [])),
         "workers": str(facts.get("workers") or "this process"),
         "learned": "; ".join(describe_learned(plan)),
         "to be known": "; ".join(plan.notes),
