@@ -6,9 +6,9 @@ few labels, which teach nothing of what lies around them, leave it as good as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from geoscale.heads import Head
 from geoscale.models.own_thread import call
 from geoscale.types import Array, Bool, Float, Floats, Ints
 
+T = TypeVar("T")
 HIDDEN = 32
 """Channels between the layers."""
 REACH = 2
@@ -79,7 +80,8 @@ class Convolutions:
 
     def logits(self, values: Float) -> Floats:
         """(pixel, feature, y, x) chips → (pixel, class), of their middles."""
-        return call(self._logits, values)
+        found: Floats = call(_alone, self._logits, values)
+        return found
 
     def spec(self) -> Head:
         """Give what the card says."""
@@ -142,7 +144,18 @@ def train_conv(
         Of the pass with the least loss at `stop`, be it the linear head itself, before
         the first; of the last where there is no `stop`.
     """
-    return call(_train, values, codes, start, seed, stop, epochs)
+    made: Convolutions = call(_alone, _train, values, codes, start, seed, stop, epochs)
+    return made
+
+
+def _alone(function: Callable[..., T], *args: Any) -> T:
+    """Compute with one thread: layers are short, and cores must change no bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(*args)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train(

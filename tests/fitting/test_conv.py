@@ -128,6 +128,20 @@ def test_training_follows_the_seed_and_leaves_random_numbers_alone():
     assert (first.state["mix.weight"] != other.state["mix.weight"]).any()
 
 
+def test_threads_change_no_bit_and_are_as_they_were():
+    from geoscale.models.own_thread import call
+
+    x, codes = make_chips()
+    found, before = [], call(torch.get_num_threads)
+    for count in (1, 3):
+        call(torch.set_num_threads, count)
+        found.append(start_of(x, codes, 3, seed=0, epochs=2))
+        assert call(torch.get_num_threads) == count
+    call(torch.set_num_threads, before)
+    for name, value in found[0].state.items():
+        assert (value == found[1].state[name]).all()
+
+
 def test_ground_that_says_when_to_stop_teaches_nothing():
     x, codes = make_chips()
     stop = np.arange(120) >= 90
