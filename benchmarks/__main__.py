@@ -26,11 +26,15 @@ NAMES = (
     "heap",
     "shards",
 )
+ASKED = ("gpu",)
+"""Run only where it is named: it needs a CUDA device."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join(NAMES + ASKED)
+    )
     parser.add_argument("--size", type=int, help="height and width of scenes, in px")
     parser.add_argument("--repeat", type=int, help="runs of which the median counts")
     parser.add_argument("--workloads", default="", help="some of ukis,unet,landcover")
@@ -40,9 +44,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small, once: does it run")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON goes")
     args = parser.parse_args()
-    unknown = set(args.names) - {*NAMES, "page"}
+    unknown = set(args.names) - {*NAMES, *ASKED, "page"}
     if unknown:
-        parser.error(f"no benchmark `{min(unknown)}`; known: page, {', '.join(NAMES)}")
+        parser.error(
+            f"no benchmark `{min(unknown)}`; known: page, {', '.join(NAMES + ASKED)}"
+        )
     warnings.simplefilter("ignore")
     os.environ["PYTHONWARNINGS"] = "ignore"
     if args.quick and args.results == RESULTS:

@@ -28,14 +28,15 @@ these runs.
 
 
 CUDA = """
-No result above was made on a CUDA device. On a machine that has one:
+No whole run of `python -m benchmarks gpu` is on this page. On a machine with a CUDA
+device:
 
-- `python -m benchmarks efficiency --device cuda`: the job over the network alone,
-  with copies to and from the device in play;
-- `python -m benchmarks profile`: what the host does while the device computes;
-- `python -m benchmarks dataplane`: whether that host can feed the device at all.
+- `python -m benchmarks gpu`: a whole job against the network alone, and against MONAI;
+- `python -m benchmarks efficiency --device cuda`: as above, for that device;
+- `python -m benchmarks profile`: what the host does while the device computes.
 
-The peers are compared on CPU cores only: their recipes name no device.
+Several GPUs, MIG, ROCm and MPS were not tried. All peers but MONAI are compared on CPU
+cores only: their recipes name no device.
 """
 
 
@@ -74,7 +75,10 @@ def load(results: Path) -> dict[str, Result]:
 
 def describe_machine(found: dict[str, Result]) -> list[str]:
     """Where results were made; more than one machine is said."""
-    contexts = [r["context"] for r in found.values() if r.get("context")]
+    # the device's machine is another one, and told where its figures are
+    contexts = [
+        r["context"] for name, r in found.items() if r.get("context") and name != "gpu"
+    ]
     if not contexts:
         return ["There are no results yet."]
     newest = max(contexts, key=lambda c: str(c.get("when")))
@@ -92,6 +96,11 @@ def describe_machine(found: dict[str, Result]) -> list[str]:
 def one_line(name: str, result: Result) -> list[str]:
     """When, of which commit, how long, how busy the machine was, how to repeat it."""
     context, minutes = result.get("context", {}), result.get("took_s", 0) / 60
+    if "looks" in result:
+        said = f"{context['cpu']}, {context['cpus']} cores"
+        of = f"commit `{context['commit']}` · {said}"
+        packages = ", ".join(f"{k} {v}" for k, v in context["versions"].items())
+        return [f"{context['when']} · {of} · Python {context['python']}, {packages}"]
     threads = context.get("threads", {}).get("torch")
     load_1 = f"{context.get('load_1min')} before, {result.get('load_after')} after"
     parts = [
@@ -213,11 +222,10 @@ def judge_listed(name: str, result: Result) -> Judged:
 
 def not_run(found: dict[str, Result]) -> Sequence[str]:
     """What no result covers, and the command for it."""
-    devices = {r.get("context", {}).get("cuda") for r in found.values()} - {None}
     lines = []
-    if not devices:
+    if "rows" not in found.get("gpu", {}):
         lines += CUDA.strip().splitlines()
-    missing = [name for name in SECTIONS if name not in found]
+    missing = [name for name in SECTIONS if name not in found and name != "gpu"]
     lines += [""] if missing and lines else []
     lines += [f"- `python -m benchmarks {name}`: no result yet" for name in missing]
     return lines or ["Everything on this page was run."]

@@ -21,6 +21,21 @@ UNKNOWN_INSIDE = (
 )
 
 
+LOOKS = (
+    "**These are single looks, taken while CUDA was tried for the first time, not a "
+    "run of this benchmark**: there was no device any more for that. A row is one run "
+    "or the mean of a few; commits lie close together, but are not one. The U-Net's "
+    "weights are seeded."
+)
+LOOKED_AT = {
+    "jobs": "whole jobs of 6144 x 6144 px, before and after what they led to",
+    "network": "networks alone, batch on the device",
+    "reading": "reading alone, 6144 x 6144 px, six bands",
+    "small": "whole jobs of 2600 x 2600 px, one run after a warm-up",
+}
+"""Looks of a result that is no run of the benchmark → what they are of."""
+
+
 def efficiency(result: Result, folder: Path) -> list[str]:
     head = ["workload", "px", "blocks", "runtime", "patch / stride", "recompute",
             "job Mpx/s", "network Mpx/s", "efficiency", "runs", "of CPU s",
@@ -174,6 +189,46 @@ def profile(result: Result, folder: Path) -> list[str]:
     return lines
 
 
+def gpu(result: Result, folder: Path) -> list[str]:
+    """One device; of a result that is only looks, their tables."""
+    told = ", ".join(f"{k} {v}" for k, v in result["device"].items())
+    lines = [f"Device: {told}.", ""]
+    if "looks" in result:
+        lines.append(LOOKS)
+        for name, rows in result["looks"].items():
+            head = list(rows[0])
+            body = [[row.get(k) for k in head] for row in rows]
+            lines += ["", f"### GPU: {LOOKED_AT[name]}", "", *table(head, body)]
+        return lines
+    head = ["workload", "runtime", "batch", "patch / stride / block", "recompute",
+            "job Mpx/s", "network from host", "network on device", "job / on device",
+            "agreement", "GPU busy %"]  # fmt: skip
+    rows = []
+    for r in result["rows"]:
+        alone, busy = r.get("on_device_mpx_s"), list(r["gpus"].values())
+        rows.append([
+            r["workload"], f"{r['runtime']} {r['precision']}", r["batch"],
+            f"{r['patch']} / {r['stride']} / {r['block']}", r["recompute"],
+            f"**{r['job_mpx_s']}**", r.get("from_host_mpx_s"), alone,
+            round(r["job_mpx_s"] / alone, 3) if alone else None, r["agreement"],
+            busy[0]["mean_busy"] if busy else None,
+        ])  # fmt: skip
+    lines += table(head, rows)
+    head = ["peer", "precision", "Mpx/s", "s (runs)", "agreement"]
+    rows = [
+        [r["peer"], r["precision"], r["mpx_s"], ", ".join(map(str, r["wall_s"])),
+         r["agreement"]]
+        for r in result["peers"]
+    ]  # fmt: skip
+    lines += ["", "### GPU: the peer", "", *table(head, rows)]
+    lines += ["", *(f"- {r['peer']} {r['precision']}: {r['how']}." for r in
+                    result["peers"])]  # fmt: skip
+    head = ["precision", "order", "batch", "mpx_s"]
+    rows = [[r[k] for k in head] for r in result["batches"]]
+    lines += ["", "### GPU: the U-Net alone", ""]
+    return lines + table(["precision", "in memory", "batch", "network Mpx/s"], rows)
+
+
 def figure(name: str | None) -> list[str]:
     return [f"![{name}](results/{name})", ""] if name else []
 
@@ -191,6 +246,7 @@ SECTIONS: dict[str, tuple[str, Section]] = {
     "readers": ("Readers", readers),
     "scaling": ("Scaling", scaling),
     "curve": ("Cost curve", curve),
+    "gpu": ("GPU", gpu),
     "strides": ("Strides", readers),
     "heap": ("Heap", readers),
     "shards": ("Shards", readers),

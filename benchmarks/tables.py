@@ -52,6 +52,13 @@ imagery, three bands) and deleted after. The network is one 1 x 1 convolution, s
 seconds and memory are geoscale's. Seconds should lie on a straight line; peak memory
 should not grow once there are more blocks than are worked on at a time.
 """,
+    "gpu": """
+One CUDA device and one process. *Job*: COGs in, verified Zarr with overviews out.
+*Network from host*: the same patches, cut before, from pinned memory through the
+network; *on device*: they lie on the device already. Useful pixels, medians of runs in
+turn after a warm-up. The *1 x 1 convolution* (`tiny`) costs nothing, so that its job
+shows what the host can feed. MONAI has the whole image and its sums on the device.
+""",
     "strides": """
 The cloud network on its own scene and label, at several strides of its patches of
 256 px, each over several cuts of the scene, so that patches fall elsewhere. Kappa is

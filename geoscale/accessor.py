@@ -23,6 +23,7 @@ from geoscale.tasks.change import CLASS_OUTPUTS
 from geoscale.tasks.embedding import EMBEDDING
 from geoscale.tasks.labels import LABELS
 from geoscale.tasks.segmentation import OUTPUTS
+from geoscale.tasks.spread import SPREAD
 from geoscale.types import Array, Source
 from geoscale.words import suggest
 
@@ -73,18 +74,36 @@ def predict(
     PlanError
         If it cannot work; says what to change.
     """
-    known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING)
+    known = (*OUTPUTS, *CLASS_OUTPUTS, LABELS, EMBEDDING, SPREAD)
     # quantities of a regression have names of their own, which its card knows
-    if layer not in known and load_model(model).task != "regression":
+    if layer not in known and load_model(model).task not in _NAMED:
         raise JobError(
             f"layer `{layer}` is not known{suggest(layer, known)}; choose one of "
             f"{', '.join(known)}"
         )
     task: Any = "change" if layer in CLASS_OUTPUTS else None
     task = "embedding" if layer == EMBEDDING else task
-    wanted = {"layers": [layer]}
-    plan = make_plan(stack, model, task=task, change=change, output=wanted, **options)
+    stored = layer.removesuffix(f"_{SPREAD}")
+    if layer.endswith(SPREAD):
+        stored = "classes" if layer == SPREAD else stored
+        if not options.get("mc_dropout"):
+            raise JobError(
+                f"layer `{layer}` is of runs with dropout; say how many: mc_dropout=20"
+            )
+    plan = make_plan(
+        stack, model, task=task, change=change, output={"layers": [stored]},
+        trust_code=trust_code, **options,
+    )  # fmt: skip
+    if plan.card.output.forecast is not None:
+        raise JobError(
+            f"`{plan.card.name}` makes all its dates at once, which no lazy array has "
+            "block by block; store them: geoscale.run(geoscale.plan(...), to)"
+        )
     return _to_xarray(plan, layer, _to_dask(plan, layer, trust_code))
+
+
+_NAMED = ("regression", "forecasting")
+"""Tasks whose layers have names of their own."""
 
 
 def _to_dask(plan: InferencePlan, layer: str, trust_code: bool) -> Any:

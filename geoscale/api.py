@@ -33,6 +33,7 @@ from geoscale.launch import (
     plan_source,
 )
 from geoscale.learn import learn
+from geoscale.looking import choose_features
 from geoscale.models import load_model
 from geoscale.options import Change, Embedding, Output
 from geoscale.plans import InferencePlan
@@ -91,7 +92,7 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         For ``task="change"``: ``method``, ``threshold``, ``prior``,
         ``min_confidence``, ``magnitude``, ``layer``, ``coregister``.
     embedding : Embedding or mapping, optional
-        For ``task="embedding"``: ``per``, ``components``, ``numbers``.
+        For ``task="embedding"``: ``per``, ``layer``, ``components``, ``numbers``.
     output : Output or mapping, optional
         ``layers``, ``scores_dtype``, ``chunk``, ``overviews``.
     measure : bool
@@ -99,10 +100,12 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
         statistics of the whole area: measure now, in this process, on some patches
         of the job; else `run` does it where it runs.
     trust_code : bool
-        Allow Python code that the card names, which measuring runs.
+        Allow Python code that the card names, which measuring and looking for a layer
+        run.
     **options
         ``block_px``, ``patch_px``, ``stride_px``, ``merge``, ``batch``,
-        ``runtime``, ``precision``, ``min_agreement``, ``device``, ``in_flight``.
+        ``runtime``, ``precision``, ``min_agreement``, ``device``, ``in_flight``,
+        ``tta``, ``mc_dropout``.
 
     Returns
     -------
@@ -120,7 +123,9 @@ def plan(  # noqa: PLR0913  (one verb, all by name)
     )
     card = choose_card(wanted, named, partial(list_bands, stack))
     goal = choices.read_task(task)
-    embed = resolve_embedding(goal, choices.read_embedding(embedding), card)
+    asked = choices.read_embedding(embedding)
+    card = choose_features(card, asked, goal, trust_code=trust_code)
+    embed = resolve_embedding(goal, asked, card)
     found = resolve_change(goal, wanted, card)
     source = as_source(stack, card)
     where = parse_grid({"aoi": aoi}) if aoi is not None else Grid()
@@ -160,6 +165,7 @@ def plan_job(
     if job.grid.crs == UTM:
         refuse_zones_of(job.change, named)
     card = choose_card(job.change, named, partial(_list_bands, job))
+    card = choose_features(card, job.embedding, job.task, trust_code=trust_code)
     mark, url = mark_job(job, card), as_url(job.output.to)
     if job.grid.crs == UTM:
         plans = plan_zones(job, card, url, mark)
@@ -316,7 +322,8 @@ def run_job(
         As `run` gives.
     """
     job = job if isinstance(job, Job) else load_job(job)
-    made = plan_job(job, measure=False)
+    trusts = bool(options.get("trust_code"))
+    made = plan_job(job, measure=False, trust_code=trusts)
     return run(made, job.output.to, client=client, **options)
 
 

@@ -7,6 +7,7 @@ do not see each other. `build_kernel` is what Dask workers import.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from geoscale.card import ModelCard
@@ -17,6 +18,7 @@ from geoscale.engine.journal import Journal
 from geoscale.errors import OutputError, StoppedError
 from geoscale.gauges import Gauge
 from geoscale.judging import with_judge
+from geoscale.making import make_task as make_task
 from geoscale.memory import allowed_cpus
 from geoscale.models import (
     ModelSettings,
@@ -26,11 +28,12 @@ from geoscale.models import (
     get_predictor,
     handshake,
 )
+from geoscale.models.dropping import DroppedPredictor
 from geoscale.models.held_detector import HeldDetector
 from geoscale.models.runtimes import AnyPredictor
+from geoscale.models.torch_predictor import TorchPredictor
 from geoscale.models.turning import TurnedPredictor
 from geoscale.parcels import Parcel
-from geoscale.passes import PassTask
 from geoscale.plans import InferencePlan
 from geoscale.preprocess import Preprocessor
 from geoscale.sinks.icechunk import IcechunkSink
@@ -41,15 +44,10 @@ from geoscale.sources.opening import source_of
 from geoscale.sources.reducing import describe_layers
 from geoscale.spread import limit_threads
 from geoscale.supply import at_hand
-from geoscale.tasks.change import CHANGE_CLASSES, ClassChange, NetworkChange
-from geoscale.tasks.embedding import Embed
-from geoscale.tasks.labels import Labels
-from geoscale.tasks.objects import Objects
-from geoscale.tasks.regression import Regression
-from geoscale.tasks.segmentation import Segmentation
-from geoscale.tasks.vote import Vote
+from geoscale.tasks.change import CHANGE_CLASSES
+from geoscale.tasks.forecast import stored_layers
 from geoscale.template import OutputTemplate
-from geoscale.types import EpochSink, Json, Layer, Sink, Source, Task
+from geoscale.types import EpochSink, Json, Layer, Sink, Source
 from geoscale.words import redact
 
 
@@ -123,11 +121,12 @@ def make_map_sink(plan: InferencePlan, url: str) -> ZarrSink:
     template = OutputTemplate(
         geobox=plan.stored_geobox,
         times=plan.times,
-        layers=(*make_task(plan).layers, *list_extra(plan)),
+        layers=(*stored_layers(make_task(plan)), *list_extra(plan)),
         block_px=plan.stored_block,
         chunk_px=chunk,
         classes=plan.card.output.classes if plan.change is None else CHANGE_CLASSES,
         compared=_compared(plan),
+        forecast_from=_forecast_from(plan),
         attrs={
             "title": f"{plan.goal} by {plan.card.name}",
             "geoscale:plan_hash": plan.hash,
@@ -167,39 +166,15 @@ def list_extra(plan: InferencePlan) -> tuple[Layer, ...]:
     return describe_layers(names, sum(len(steps) for steps in passes))
 
 
-def make_task(plan: InferencePlan) -> Task | PassTask:  # noqa: PLR0911  (one for each)
-    """Task that finishes a plan's scores."""
-    change, stored = plan.change, plan.output.scores_dtype
-    if plan.card.output.detection is not None:
-        return Objects()
-    if plan.embedding is not None:
-        chosen, dtype = plan.embedding, plan.output.dtype or "float16"
-        return Embed(plan.card, chosen.components, chosen.numbers, dtype=dtype)
-    if plan.card.output.bands:
-        return Regression(plan.card, plan.layers, plan.output.dtype or "float32")
-    if plan.card.output.multilabel:
-        return Labels(plan.card, plan.layers, stored)
-    if plan.votes:
-        return Vote(plan.card, plan.layers, stored)
-    if change is None:
-        return Segmentation(plan.card, plan.layers, stored)
-    if change.sees_both:
-        return NetworkChange(plan.card, plan.layers, stored, threshold=change.threshold)
-    return ClassChange(
-        plan.card,
-        plan.layers,
-        stored,
-        threshold=change.threshold,
-        prior=change.prior,
-        min_confidence=change.min_confidence,
-    )
-
-
 def _compared(plan: InferencePlan) -> tuple[Json, ...]:
     if plan.change is None:
         return ()
     periods = [str(one[0]) for one in plan.source.get("periods", ())]
     return name_compared(plan.groups, plan.source_times, periods)
+
+
+def _forecast_from(plan: InferencePlan) -> str | None:
+    return plan.source_times[plan.newest(0)] if plan.card.output.forecast else None
 
 
 def make_kernel(
@@ -259,7 +234,8 @@ def make_kernel(
         threads=threads,
         parcels=parcels,
     )
-    device = str(getattr(predictor, "device_name", "cpu"))
+    told = predictor.describe()
+    device = str(told.get("device", "cpu"))
     area = _find_area(plan)
     return Kernel(
         plan=plan,
@@ -272,17 +248,22 @@ def make_kernel(
         mask=None if area is None else area.mask,
         beyond=None if area is None or area.zone is None else area.beyond,
         extra=list_extra(plan),
-        describe={"versions": handshake(), "model": predictor.describe()},
+        describe={"versions": handshake(), "model": told},
         gauge=Gauge() if device.startswith("cuda") else None,
     )
 
 
 def _hold(
     plan: InferencePlan, card: ModelCard, settings: ModelSettings
-) -> AnyPredictor | TurnedPredictor | HeldDetector:
+) -> AnyPredictor | TurnedPredictor | DroppedPredictor | HeldDetector:
     """Load the model of a plan, in the way that it is asked."""
     if card.task == "detection":
         return get_detector(card, settings)
+    runs = plan.inference.mc_dropout
+    if runs:
+        held = get_predictor(card, replace(settings, drops=True))
+        assert isinstance(held, TorchPredictor)
+        return DroppedPredictor(held, runs)
     held, turns = get_predictor(card, settings), plan.inference.tta
     return held if turns == "none" else TurnedPredictor(held, turns)
 

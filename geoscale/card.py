@@ -30,6 +30,7 @@ from geoscale.card_output import OutputClass as OutputClass
 from geoscale.detecting import check_task
 from geoscale.errors import CardError
 from geoscale.findings import explain_validation as explain_validation
+from geoscale.horizons import check_forecast, spell_forecast
 from geoscale.imports import is_trusted
 from geoscale.plain import read_yaml
 from geoscale.schemas import check_channels
@@ -41,10 +42,17 @@ TaskName = Literal[
     "regression",
     "classification",
     "detection",
+    "forecasting",
 ]
 """What a job makes."""
 CardTask = Literal[
-    "segmentation", "change", "backbone", "regression", "classification", "detection"
+    "segmentation",
+    "change",
+    "backbone",
+    "regression",
+    "classification",
+    "detection",
+    "forecasting",
 ]
 """What a network is for; ``backbone``: features, for task embedding or a head that is
 yet to be fit."""
@@ -120,8 +128,9 @@ class ModelInput(Part):
     frame_order: Literal["oldest-first", "newest-first"] = "oldest-first"
     """Which date's bands come first in the network's input."""
     pair: Pair | None = None
-    """How a network of task change takes two dates: ``channels``, (n, 2 x band, y, x);
-    ``time-axis``, (n, 2, band, y, x); ``two``, as two arguments (n, band, y, x)."""
+    """How a network of task change takes two dates, and one of task forecasting all of
+    its own: ``channels``, (n, date x band, y, x); ``time-axis``, (n, date, band, y, x);
+    ``two``, of task change, as two arguments (n, band, y, x)."""
     units: Units = "reflectance"
     """``reflectance``: surface or TOA in [0, 1]; ``raw``: values as stored."""
     multiply: float = 1.0
@@ -209,6 +218,8 @@ class ModelCard(Part):
         output = data.get("output", {}) if isinstance(data, dict) else None
         if not isinstance(output, dict):
             return data
+        if data.get("task") == "forecasting":
+            return spell_forecast(data)
         known: dict[str, dict[str, Any]] = {
             "change": {"classes": CHANGES},
             # one result for the whole patch, unless the card says otherwise
@@ -220,6 +231,9 @@ class ModelCard(Part):
     @model_validator(mode="after")
     def _check_change(self) -> ModelCard:
         spec, values = self.input, [c.value for c in self.output.classes]
+        if self.task == "forecasting":
+            check_forecast(spec.frames, spec.pair, self.output)
+            return self
         if self.task != "change":
             if spec.pair is not None:
                 raise ValueError("`input.pair` is for cards of `task: change`")
@@ -242,7 +256,10 @@ class ModelCard(Part):
     def _check_output(self) -> ModelCard:
         check_channels(self.output, self.architecture_args)
         check_task(self.task, self.output.features, self.output.detection)
-        if (self.task == "regression") != bool(self.output.bands):
+        if (self.task != "forecasting") and self.output.forecast is not None:
+            raise ValueError("`output.forecast` is for cards of `task: forecasting`")
+        numbers = self.task in ("regression", "forecasting")
+        if numbers != bool(self.output.bands):
             raise ValueError(
                 "`output.bands` is for cards of `task: regression`, which need it; "
                 f"this one has task {self.task} and {len(self.output.bands)} bands"

@@ -90,6 +90,18 @@ class OutputBand(Part):
     """... and this is added: then it is in `units`."""
 
 
+class Forecast(Part):
+    """What lies ahead: steps of equal length, after dates that are as far apart."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    """Future time steps that the network gives at once, (n, step, band, y, x)."""
+    every_days: Annotated[float, Field(gt=0, le=366)]
+    """Days from one time step to the next, of the dates that it sees as well."""
+    least_dates: Annotated[int, Field(ge=1)] = 1
+    """Dates on which a pixel must be clear to have a forecast; on the others the
+    network sees `input.fill` there."""
+
+
 class ModelOutput(Part):
     """What comes out."""
 
@@ -108,11 +120,17 @@ class ModelOutput(Part):
 
     features: Annotated[int, Field(ge=1)] | None = None
     """Numbers that a backbone gives for each place; None for a map."""
+    layer: str | None = None
+    """Part of the network whose output the features are; None: they are its own."""
+    enlarge: bool = False
+    """Whether features are enlarged to a vector for every pixel."""
     reduction: Annotated[int, Field(ge=1)] | Literal["patch"] | None = None
     """Input pixels, along each side, for which the network gives one place; default:
     one. ``patch``: it gives one result for the whole patch, (n, k)."""
     bands: tuple[OutputBand, ...] = ()
     """Quantities of a regression, in the order of the network's channels."""
+    forecast: Forecast | None = None
+    """Which time steps lie ahead, each with all `bands`; None for any other task."""
     detection: Detection | None = None
     """What a detector gives; None for a map."""
     multilabel: bool = False
@@ -125,7 +143,8 @@ class ModelOutput(Part):
     @property
     def width(self) -> int:
         """Length of the axis of scores: classes, quantities or features."""
-        return self.features or len(self.bands) or len(self.classes)
+        steps = 1 if self.forecast is None else self.forecast.steps
+        return self.features or steps * len(self.bands) or len(self.classes)
 
     @property
     def channels(self) -> int:
@@ -148,8 +167,16 @@ class ModelOutput(Part):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         late = ("class_schema", "single", "take", "features", "reduction")
-        more = ("detection", "bands", "multilabel", "thresholds", "head")
-        return without(dump(self), *late, *more)
+        more = (
+            "detection",
+            "bands",
+            "multilabel",
+            "thresholds",
+            "head",
+            "forecast",
+            "layer",
+        )
+        return without(dump(self), *late, *more, "enlarge")
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +191,11 @@ class ModelOutput(Part):
     @model_validator(mode="after")
     def _check(self) -> ModelOutput:
         if self.features is not None and not self.classes:
+            if self.enlarge and self.reduction is not None:
+                raise ValueError("features that are enlarged have no `reduction`")
             return self
+        if self.enlarge or self.layer is not None:
+            raise ValueError("`layer` and `enlarge` are for `features` of a backbone")
         if self.bands:
             self._check_bands()
             return self

@@ -12,8 +12,9 @@ from geoscale.contrast.cards import (
     method_of,
 )
 from geoscale.errors import CardError, JobError
+from geoscale.forecasts import choose_context, label_ahead
 from geoscale.options import SAY_MODEL, Change
-from geoscale.passes import Passes, pair_neighbours, take_turns
+from geoscale.passes import Passes, join_steps, pair_neighbours, take_turns
 from geoscale.tasks.change import CLASS_OUTPUTS, NETWORK_OUTPUTS
 from geoscale.types import Json
 
@@ -123,7 +124,8 @@ def resolve_change(
         _check_detection(task, asked, card)
         return None
     wanted = task or card.task
-    if wanted in ("embedding", "backbone", "regression", "classification"):
+    others = ("embedding", "backbone", "regression", "classification", "forecasting")
+    if wanted in others:
         if asked is not None:
             raise JobError(
                 f"`change` says how change is found, but the task is {wanted}; leave "
@@ -215,6 +217,8 @@ def group_steps(
         If there are too few, or no whole number of what the model takes.
     """
     frames, count = card.input.frames, len(times)
+    if card.output.forecast is not None:
+        return (choose_context(times, card),)
     if change is not None:
         if count < 2:
             found = ", ".join(times) or "none"
@@ -231,6 +235,29 @@ def group_steps(
             f"steps ({', '.join(times[:6])}); choose a multiple of {frames}"
         )
     return take_turns(count, frames)
+
+
+def label_groups(
+    groups: Sequence[Passes], times: Sequence[str], card: ModelCard
+) -> tuple[str, ...]:
+    """Label every time step of the output: as its newest frame, or what lies ahead.
+
+    Parameters
+    ----------
+    groups : sequence of Passes
+        As `group_steps` gives them.
+    times : sequence of str
+        Labels of the stack's time steps.
+    card : ModelCard
+        The model.
+
+    Returns
+    -------
+    tuple of str
+        One for each time step of the output.
+    """
+    newest = tuple(times[join_steps(passes)[-1]] for passes in groups)
+    return newest if card.output.forecast is None else label_ahead(newest[0], card)
 
 
 def name_compared(

@@ -27,6 +27,7 @@ class InferenceOptions(TypedDict, total=False):
     min_agreement: float
     device: str
     tta: str
+    mc_dropout: int
     in_flight: int
     accept_license: bool
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from geoscale.options import RUNS
 from geoscale.sums import count_pixels
+from geoscale.tasks.spread import SPREAD, name_spreads
 from geoscale.types import Json
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def describe_plan(
         ("grid", _grid(plan)),
         ("model", _model(plan)),
         *_change(plan),
+        *_forecast(plan),
         *_embedding(plan),
         ("patches", _patches(plan)),
         ("blocks", _blocks(plan)),
@@ -176,6 +178,8 @@ def _gives(plan: InferencePlan) -> str:
     text = f"{len(output.classes)} classes"
     if output.bands:
         text = ", ".join(f"{band.name} [{band.units}]" for band in output.bands)
+        if output.forecast is not None:
+            text += f" at {output.forecast.steps} future dates"
     elif plan.embedding is not None:
         kept = plan.embedding.components
         text = f"{output.features} features" + (f" to {kept}" if kept else "")
@@ -203,6 +207,17 @@ def _change(plan: InferencePlan) -> list[tuple[str, str]]:
     if not change.sees_both:
         said += f"  prior {change.prior:g}"
     return [("change", said), *(("learned", text) for text in describe_learned(plan))]
+
+
+def _forecast(plan: InferencePlan) -> list[tuple[str, str]]:
+    """Say which dates a forecast is made of, and which it tells of."""
+    ahead = plan.card.output.forecast
+    if ahead is None:
+        return []
+    seen = [plan.source_times[step][:10] for step in plan.groups[0][0]]
+    said = f"{len(seen)} dates {seen[0]} … {seen[-1]}"
+    said += f" → {ahead.steps} steps of {ahead.every_days:g} days to "
+    return [("forecast", said + plan.times[-1][:10])]
 
 
 def describe_learned(plan: InferencePlan) -> list[str]:
@@ -265,6 +280,9 @@ def _patches(plan: InferencePlan) -> str:
     if plan.inference.tta != "none":
         runs = RUNS[plan.inference.tta]
         text += f"  each run {runs} times (tta {plan.inference.tta}): {runs} x the work"
+    if plan.inference.mc_dropout:
+        runs = plan.inference.mc_dropout
+        text += f"  each run {runs} times with dropout: {runs} x the work"
     return text
 
 
@@ -294,9 +312,12 @@ def _writes(plan: InferencePlan) -> str:
         parts = f"{len(plan.numbers()):,} parts"
         return f"detections.parquet (GeoParquet), from at most {parts}"
     names = [*plan.layers, *plan.source.get("layers", ())]
+    if plan.inference.mc_dropout:
+        names += name_spreads(plan.card, plan.layers)
     layers = ", ".join(names)
     size = plan.stored_block
-    files = len(plan.numbers()) * len(names)
+    steps = len(plan.times) // len(plan.groups)  # several of a forecast in a block
+    files = len(plan.numbers()) * len(names) * steps
     return (
         f"{layers}  (1, {size}, {size}) shards of {plan.output.chunk} px chunks  "
         f"at most {_bytes(plan.output_bytes(count_planes(plan)))} in {files:,} files"
@@ -313,9 +334,13 @@ def count_planes(plan: InferencePlan) -> int:
     extra = 2 * sum(len(s) for s in plan.groups[0]) * len(plan.source.get("layers", ()))
     wide |= {"observations": 2, "labels": len(plan.card.output.classes)}
     wide |= {band.name: stored for band in plan.card.output.bands}
+    wide["forecast"] = stored * len(plan.card.output.bands)
     if plan.embedding is not None:
         kept = plan.embedding.components or plan.card.output.width
         wide["embedding"] = stored * kept
+    if plan.inference.mc_dropout:
+        beside = plan.layers if plan.card.output.bands else (SPREAD,)
+        extra += sum(wide.get(name, 1) for name in beside)
     return sum(wide.get(name, 1) for name in plan.layers) + extra
 
 

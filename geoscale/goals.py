@@ -9,6 +9,7 @@ from geoscale.changes import default_layers
 from geoscale.errors import CardError, JobError
 from geoscale.options import Change, Embedding, Output
 from geoscale.tasks.embedding import EMBEDDING, Embed
+from geoscale.tasks.forecast import FORECAST, Ahead
 from geoscale.tasks.labels import LABELS
 from geoscale.tasks.regression import Regression
 
@@ -17,6 +18,7 @@ MADE_BY = {
     "embedding": "backbone",
     "regression": "regression",
     "classification": "classification",
+    "forecasting": "forecasting",
 }
 """Task of a job → task of the cards that serve; change has rules of its own."""
 
@@ -70,6 +72,12 @@ def refuse_other_task(task: str | None, card: ModelCard) -> None:
     # change has words of its own; backbones are refused where licences are looked at
     if wanted is None or card.task == wanted:
         return
+    if task == "embedding" and card.task in ("segmentation", "regression"):
+        raise CardError(
+            f"task embedding needs a card of `task: backbone`; `{card.name}` is for "
+            f"{card.task}: name a layer of its network as `embedding.layer`, or choose "
+            "another model"
+        )
     if task == "segmentation" and card.task in ("change", "backbone", "detection"):
         return
     hint = {
@@ -117,6 +125,9 @@ def complete_output(
     if embedding is not None:
         layers, dtype = (EMBEDDING,), asked.dtype or "float16"
         Embed(card, embedding.components, embedding.numbers, dtype=dtype)
+    elif card.task == "forecasting":
+        layers, dtype = (FORECAST,), asked.dtype or "float32"
+        Ahead(card, dtype)
     elif card.task == "regression":
         layers = tuple(band.name for band in card.output.bands)
         dtype = asked.dtype or "float32"
@@ -131,10 +142,11 @@ def complete_output(
     else:
         layers, dtype = default_layers(change), None
     chosen = asked.layers or layers
-    if embedding is not None and chosen != layers:
+    alone = embedding is not None or card.task == "forecasting"
+    if alone and chosen != layers:
         raise JobError(
-            f"embeddings are stored as one layer, `{EMBEDDING}`; leave "
-            "`output.layers` out"
+            f"{'embeddings' if embedding else 'forecasts'} are stored as one layer, "
+            f"`{layers[0]}`; leave `output.layers` out"
         )
     return asked.model_copy(update={"layers": chosen, "dtype": dtype})
 

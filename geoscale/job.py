@@ -12,7 +12,7 @@ from geoscale.card import TaskName, explain_validation
 from geoscale.errors import JobError
 from geoscale.options import SAY_MODEL, Change, Embedding, Inference, Output
 from geoscale.plain import read_yaml
-from geoscale.sources.settings import Grid, Imagery
+from geoscale.sources.settings import Grid, Imagery, parse_imagery
 
 
 class JobOutput(Output):
@@ -106,16 +106,6 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
         raise JobError(f"{where}: {explain_validation(err, Job)}") from None
     if job.model is None and not (job.change and job.change.needs_no_model):
         raise JobError(f"{where}: {SAY_MODEL}")
-    imagery = {
-        name: _absolute(value, base)
-        for name, value in job.imagery.model_dump(exclude_unset=True).items()
-        if name in ("items", "zarr", "files")
-    }
-    mask = job.imagery.mask
-    if mask is not None and mask.model is not None:
-        imagery["mask"] = mask.model_copy(
-            update={"model": _card_path(mask.model, base)}
-        )
     aoi = job.grid.aoi  # GeoJSON in the job itself holds words, no paths
     grid = {"aoi": _absolute(aoi, base)} if isinstance(aoi, str) else {}
     model = job.model
@@ -124,12 +114,53 @@ def parse_job(data: Mapping[str, Any], *, where: str, base: Path) -> Job:
     output = {"to": _absolute(job.output.to, base)}
     return job.model_copy(
         update={
-            "imagery": job.imagery.model_copy(update=imagery),
+            "imagery": _anchor(job.imagery, base),
             "grid": job.grid.model_copy(update=grid),
             "model": model,
             "output": job.output.model_copy(update=output),
         }
     )
+
+
+def load_imagery(path: str | Path) -> Imagery:
+    """Read which imagery a YAML file names, as a job does or alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file: a job, or the keys of its `imagery`.
+
+    Returns
+    -------
+    Imagery
+        Checked; local paths made absolute.
+
+    Raises
+    ------
+    JobError
+        If the file is missing, is not plain YAML, or a key is unknown or of the wrong
+        kind.
+    """
+    path = Path(path)
+    data = read_yaml(path, "file of imagery", JobError)
+    if not isinstance(data, dict):
+        raise JobError(f"{path} names no imagery: it needs `imagery:`, as in a job")
+    return _anchor(parse_imagery(data.get("imagery", data)), path.resolve().parent)
+
+
+def _anchor(given: Imagery, base: Path) -> Imagery:
+    """Anchor the local paths of imagery."""
+    imagery = {
+        name: _absolute(value, base)
+        for name, value in given.model_dump(exclude_unset=True).items()
+        if name in ("items", "zarr", "files")
+    }
+    mask = given.mask
+    if mask is not None and mask.model is not None:
+        imagery["mask"] = mask.model_copy(
+            update={"model": _card_path(mask.model, base)}
+        )
+    return given.model_copy(update=imagery)
 
 
 def _card_path(model: str, base: Path) -> str:

@@ -15,7 +15,13 @@ from geoscale.engine.distributed import DaskExecutor
 from geoscale.engine.loop import LoopExecutor
 from geoscale.errors import JobError, OutputError, StoppedError
 from geoscale.memory import allowed_cpus, allowed_memory_bytes
-from geoscale.models import find_differences, handshake, name_kind, resolve_weights
+from geoscale.models import (
+    find_differences,
+    handshake,
+    name_kind,
+    name_processor,
+    resolve_weights,
+)
 from geoscale.options import Change, Embedding, Inference, Output
 from geoscale.planner import Area, make_plan
 from geoscale.plans import InferencePlan
@@ -32,6 +38,8 @@ MEMORY_SHARE = 0.9
 """Part of the allowed memory that a plan may count on."""
 CLUSTER = "cluster.json"
 """Beside the plan: how a cluster that outlives its driver is found again."""
+ANSWER_S = 5.0
+"""Time in which workers say what they run on, in s."""
 COMPRESSION = 4.0
 """How much smaller than its pixels a map is held to become, at least."""
 
@@ -319,7 +327,16 @@ def describe_run(plan: InferencePlan, client: Client | None) -> Json:
         "precision": plan.inference.precision,
         "tuning": None if plan.tuning is None else plan.tuning["choice"],
         "device": plan.inference.device,
+        "processors": _name_processors(plan.inference.device, client),
         "batch": plan.inference.batch,
         "workers": workers,
         "versions": handshake(),
     }
+
+
+def _name_processors(device: str, client: Client | None) -> list[str]:
+    """Name the CPUs or GPUs that there are now, each once; those that answer soon."""
+    if client is None:
+        return [name_processor(device)]
+    told = ask_workers(client, name_processor, device, timeout_s=ANSWER_S)
+    return sorted({name for name in told.values() if isinstance(name, str)})

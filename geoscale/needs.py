@@ -49,7 +49,7 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     places = int(np.prod(plan.card.output.places(plan.lattice.patch_shape)))
     chosen = batch or plan.inference.batch
     n = chosen if isinstance(chosen, int) else max(1, 2**19 // patch_px)
-    channels, classes = plan.card.input.channels, plan.card.output.width
+    channels, classes = plan.card.input.channels, plan.width
     if plan.card.task == "detection":
         classes = 1  # nothing is held for each pixel and class
     core = plan.stored(plan.grid.core(0))
@@ -59,6 +59,9 @@ def project_memory(plan: InferencePlan, batch: int | None = None) -> BlockMemory
     if plan.inference.tta != "none":
         # patches as they were turned, scores turned back, and their sum
         alive += channels + 2 * classes
+    if plan.inference.mc_dropout:
+        # scores of a run, what they are off by, and what is given at the end
+        alive += 3 * classes
     need = project_block_memory(
         (channels, *read.shape),
         (classes, *core.shape),

@@ -65,6 +65,10 @@ class Inference(BaseModel):
     tta: Turns = "none"
     """Test-time augmentation: scores are means over the patch and its mirror images
     (``flips``), its rotations by quarters, or both (``all``): 4, 4 or 8 runs."""
+    mc_dropout: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Monte Carlo dropout: scores are means over so many runs, in each of which other
+    parts of the network are left out, and how far the runs lie apart is stored too; 0:
+    none."""
     in_flight: Annotated[int, Field(ge=1, le=16)] | None = None
     """Blocks a process works on at a time, so that reading and writing overlap
     with inference; default: 2, but 1 where a CPU infers from local files: there
@@ -77,7 +81,14 @@ class Inference(BaseModel):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # plans that say nothing of it keep the names that they have
-        return {k: v for k, v in dump(self).items() if (k, v) != ("tta", "none")}
+        usual = {"tta": "none", "mc_dropout": 0}
+        return {k: v for k, v in dump(self).items() if usual.get(k, ...) != v}
+
+    @model_validator(mode="after")
+    def _several(self) -> Inference:
+        if self.mc_dropout == 1:
+            raise ValueError("mc_dropout: one run has no spread; say 2 or more, or 0")
+        return self
 
     @property
     def is_measured(self) -> bool:
@@ -131,9 +142,13 @@ class Embedding(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    per: Literal["cell", "patch"] = "cell"
+    per: Literal["cell", "patch", "pixel"] = "cell"
     """``cell``: one vector for each place of the network's own grid; ``patch``: one
-    for each patch, the mean of its places."""
+    for each patch, the mean of its places; ``pixel``: one for each pixel, between
+    places bilinear."""
+    layer: str | None = None
+    """Part inside any network of one date whose output is stored; default: the
+    features that a backbone gives."""
     components: Annotated[int, Field(ge=1, le=64)] | None = None
     """Principal components that are kept instead of all features."""
     numbers: dict[str, Any] | None = None

@@ -103,6 +103,11 @@ def make_plan(  # noqa: PLR0913  (all by name)
             f"`{card.name}` gives one value for {cell} x {cell} px, and layers of the "
             "imagery have one for each: leave `imagery.composite.layers` out"
         )
+    if card.output.forecast is not None and spec.get("layers"):
+        raise PlanError(
+            f"`{card.name}` tells of future dates, and layers of the imagery of past "
+            "ones: leave `imagery.layers` out"
+        )
     wanted = output or Output()
     if card.output.detection is not None:
         wanted = _refuse_layers(wanted, spec)
@@ -115,6 +120,7 @@ def make_plan(  # noqa: PLR0913  (all by name)
             f"px; two tasks would write one shard: use {choose_chunk(block)}"
         )
     grid = BlockGrid(len(groups), (height, width), chosen.block)
+    any_will_do = "votes" in spec or card.output.forecast is not None
     plan = InferencePlan(
         source=spec,
         card=card,
@@ -127,12 +133,13 @@ def make_plan(  # noqa: PLR0913  (all by name)
         change=change,
         embedding=embedding,
         itemsize=int(source.dtype.itemsize),
-        states=find_states(grid, source, groups, area, any_will_do="votes" in spec),
+        states=find_states(grid, source, groups, area, any_will_do=any_will_do),
         aoi=None if area is None else area.geometry,
         notes=tuple(_notes(source, card, (height, width), chosen, cell)),
         asked=asked if asked.is_measured else None,
     )
     _check_turns(plan)
+    _check_dropout(plan)
     plan.validate()
     return plan
 
@@ -160,6 +167,33 @@ def _check_turns(plan: InferencePlan) -> None:
             f"`tta: {plan.inference.tta}` rotates patches by quarters, and those of "
             f"this stack are {height} x {width} px, not square: say `tta: flips`, or "
             f"choose `inference.patch` <= {min(height, width)}"
+        )
+
+
+def _check_dropout(plan: InferencePlan) -> None:
+    """Refuse to leave parts out of what is no torch network, or gives no scores."""
+    chosen, card = plan.inference, plan.card
+    if not chosen.mc_dropout:
+        return
+    if plan.goal in ("change", "embedding", "detection") or plan.votes:
+        made = "votes" if plan.votes else plan.goal
+        raise PlanError(
+            f"`inference.mc_dropout` tells how far scores and numbers are to be "
+            f"trusted, and this job makes {made}: leave it out"
+        )
+    href = card.weights.href.lower()
+    onnx = card.weights.format == "onnx" or href.endswith(".onnx")
+    if chosen.runtime not in ("native", "torch") or onnx or card.holds_code:
+        what = f"a file that holds `{card.name}`" if onnx or card.holds_code else ""
+        raise PlanError(
+            "`inference.mc_dropout` opens the dropout layers of a torch network, which "
+            f"{what or f'runtime `{chosen.runtime}`'} has closed for good: leave it "
+            "out, " + ("or say `inference.tta`" if what else "or say `runtime: torch`")
+        )
+    if chosen.tta != "none" or (plan.asked is not None and plan.asked.is_measured):
+        other = f"tta: {chosen.tta}" if chosen.tta != "none" else "runtime: auto"
+        raise PlanError(
+            f"`inference.mc_dropout` does not go with `{other}`: choose one of them"
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoscale.card import ModelCard
-from geoscale.changes import group_steps
+from geoscale.changes import group_steps, label_groups
 from geoscale.chunks import NO_ITEM as NO_ITEM
 from geoscale.chunks import OUTSIDE as OUTSIDE
 from geoscale.chunks import RUN as RUN
@@ -117,6 +117,11 @@ class InferencePlan:
         return find_cell(self.card, self.inference.patch, pooled=self.is_pooled)
 
     @property
+    def width(self) -> int:
+        """Length of the axis of what is merged: scores, and how far runs are apart."""
+        return self.card.output.width * (2 if self.inference.mc_dropout else 1)
+
+    @property
     def is_pooled(self) -> bool:
         """Whether the features of a patch become one vector."""
         return self.embedding is not None and self.embedding.per == "patch"
@@ -149,13 +154,10 @@ class InferencePlan:
 
     @property
     def times(self) -> tuple[str, ...]:
-        """Label of every time step of the output: that of its newest frame.
-
-        Where scenes vote: where their period begins.
-        """
+        """Label of every time step: its newest frame, where a vote begins, or ahead."""
         if self.votes:
             return tuple(label for _, label, _ in self.votes)
-        return tuple(self.source_times[self.newest(t)] for t in range(len(self.groups)))
+        return label_groups(self.groups, self.source_times, self.card)
 
     @cached_property
     def groups(self) -> tuple[Passes, ...]:
@@ -166,13 +168,14 @@ class InferencePlan:
 
     def newest(self, time: int) -> int:
         """Newest time step of the stack that a time step of the output is made of."""
-        return join_steps(self.groups[time])[-1]
+        # all steps of a forecast are made of one group
+        return join_steps(self.groups[min(time, len(self.groups) - 1)])[-1]
 
     @cached_property
     def grid(self) -> BlockGrid:
-        """How the output is cut."""
+        """How the output is cut; all steps of a forecast are one block's."""
         assert self.inference.block is not None
-        return BlockGrid(len(self.times), self.shape, self.inference.block)
+        return BlockGrid(len(self.groups), self.shape, self.inference.block)
 
     @property
     def in_flight(self) -> int:

@@ -51,6 +51,9 @@ class Preprocessor:
     """(channel,) divided by."""
     fill: Float
     """(channel,) put where not valid, before normalisation."""
+    least: int | None = None
+    """Dates that must hold values at a pixel, each filled by itself; None: all, and
+    where one does not, all are filled."""
     function: Callable[[Float], Any] | None = None
     """The model's own normalisation, (channel, y, x) → the same shape."""
     name: str = ""
@@ -89,7 +92,9 @@ class Preprocessor:
         fill = np.zeros(spec.channels, np.float32) if mean is None else mean
         if spec.fill is not None:
             fill = _per_channel(spec.fill, card, "fill")
+        ahead = card.output.forecast
         return cls(
+            least=None if ahead is None else ahead.least_dates,
             bands=len(spec.bands),
             frames=spec.frames,
             newest_first=spec.frame_order == "newest-first",
@@ -109,9 +114,10 @@ class Preprocessor:
     def on_device(self) -> PixelSpec | None:
         """What `prepare` does, for a device that does it itself.
 
-        None where the model has its own function, which is Python.
+        None where the model has its own function, which is Python, or where dates are
+        filled each by itself.
         """
-        if self.function is not None:
+        if self.function is not None or self.least is not None:
             return None
         mean, std = (
             None if v is None else tuple(float(x) for x in v)
@@ -156,7 +162,7 @@ class Preprocessor:
         whole = Window(0, 0, *x.shape[1:])
         made.take(whole, whole, whole.shape, x)
         if self.function is not None:
-            x = self._call(x, made.usable)
+            x = self._call(x, made.whole)
         return x, made.usable
 
     def begin(self, data: Array, valid: Bool) -> Prepared:
@@ -190,7 +196,7 @@ class Preprocessor:
         ----------
         x : ndarray of float32, (channel, y, x)
             Changed.
-        ok : ndarray of bool, (y, x)
+        ok : ndarray of bool, (y, x) or (channel, y, x)
             Where it holds values.
         """
         if not ok.all():
@@ -202,7 +208,12 @@ class Preprocessor:
     def _begin(self, data: Array, valid: Bool) -> Prepared:
         self._check_shapes(data, valid)
         ordered = data[::-1] if self.newest_first else data
-        return Prepared(ordered, _find_usable(data, valid), self)
+        if self.least is None:
+            return Prepared(ordered, _find_usable(data, valid), self)
+        dates = [_find_usable(data[[t]], valid[[t]]) for t in range(len(data))]
+        known = np.stack(dates[::-1] if self.newest_first else dates)
+        enough: Bool = known.sum(axis=0) >= self.least
+        return Prepared(ordered, enough, self, known)
 
     def _check_shapes(self, data: Array, valid: Bool) -> None:
         wanted = (self.frames, self.bands)
@@ -253,9 +264,16 @@ class Prepared:
     frames: Array
     """(time, band, y, x), in the network's order; any real dtype."""
     usable: Bool
-    """(y, x): True where every date is valid and every value is finite."""
+    """(y, x): True where every date, or enough of them, hold finite values."""
     recipe: Preprocessor | None
     """What is still to be done to them; None: nothing is."""
+    known: Bool | None = None
+    """(time, y, x): where each date holds values, if it is filled by itself."""
+
+    @property
+    def whole(self) -> Bool:
+        """(y, x): True where nothing is filled."""
+        return self.usable if self.known is None else np.asarray(self.known.all(axis=0))
 
     @property
     def count(self) -> int:
@@ -279,15 +297,18 @@ class Prepared:
             Filled in place.
         """
         by_date = out.reshape(*self.frames.shape[:2], *out.shape[1:])
+        known = self.usable if self.known is None else self.known
         inside = window in held
         if inside:
             ys, xs = window.within(held)
-            frames, ok = self.frames[..., ys, xs], self.usable[ys, xs]
+            frames, ok = self.frames[..., ys, xs], known[..., ys, xs]
         else:
-            ok = np.empty(out.shape[1:], bool)
+            ok = np.empty((*known.shape[:-2], *out.shape[1:]), bool)
             with np.errstate(over="ignore", invalid="ignore"):
                 take_patch(self.frames, held, window, shape, by_date)
-            take_patch(self.usable, held, window, shape, ok)
+            take_patch(known, held, window, shape, ok)
+        if ok.ndim == 3:
+            ok = ok.repeat(self.frames.shape[1], axis=0)
         # Strips that stay in a core's own cache: whole patches would be fetched from
         # memory once for every step.
         rows = max(1, STRIP_VALUES // (out.shape[0] * out.shape[2]))
@@ -300,7 +321,7 @@ class Prepared:
                     with np.errstate(over="ignore", invalid="ignore"):
                         by_date[..., strip, :] = frames[..., strip, :]
                 if self.recipe is not None:
-                    self.recipe.clean(out[:, strip], ok[strip])
+                    self.recipe.clean(out[:, strip], ok[..., strip, :])
 
         spread(work, share_rows(out.shape[1], out[:, 0].nbytes))
 

@@ -244,7 +244,7 @@ def prepare(
             f"htcondor) and gateways; for type `{profile.type}` use `geoscale run "
             "--cluster`"
         )
-    named, url = _begin(what, to, profile)
+    named, url = _begin(what, to, profile, trust_code)
     folder = _find_folder(url, profile)
     if profile.logs is None:
         profile = profile.model_copy(update={"logs": folder})
@@ -322,7 +322,10 @@ def send(prepared: Prepared | Resident) -> SubmittedJob:
 
 
 def _begin(
-    what: str | Path | Job | InferencePlan, to: str | Path | None, profile: BatchProfile
+    what: str | Path | Job | InferencePlan,
+    to: str | Path | None,
+    profile: BatchProfile,
+    trust_code: bool,
 ) -> tuple[str, str]:
     """Plan, check, and give what the job runs, and its output."""
     allowed = (
@@ -330,14 +333,15 @@ def _begin(
     )
     if isinstance(what, str | Path):
         job = load_job(what)
-        plan, url = plan_job(job, measure=False), as_url(job.output.to)
+        plan = plan_job(job, measure=False, trust_code=trust_code)
+        url = as_url(job.output.to)
         plan.validate(allowed_bytes=allowed)
         return str(Path(what).resolve()), url
     if isinstance(what, Job):
-        made, place = plan_job(what), what.output.to
+        made, place = plan_job(what, trust_code=trust_code), what.output.to
         if isinstance(made, ZonePlans):
             raise JobError("a job of several UTM zones is submitted by its file")
-        return _begin(made, place, profile)
+        return _begin(made, place, profile, trust_code)
     to = what.to if to is None else to
     if to is None:
         raise JobError("a plan needs an output: `submit(plan, to, cluster=…)`")

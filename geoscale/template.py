@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from geoscale.card import OutputClass
 from geoscale.card_output import class_colors
 from geoscale.errors import JobError
+from geoscale.stamps import encode_times, parse_times
 from geoscale.types import Json, Layer
 from geoscale.words import redact
 
@@ -58,6 +59,9 @@ class OutputTemplate:
     compared: tuple[Json, ...] = ()
     """Of a change map, by time step: ``from`` and ``to``, the labels of both dates,
     and ``from_period`` and ``to_period``, where these have names."""
+    forecast_from: str | None = None
+    """Of a forecast, label of the last date that was seen: all time steps lie ahead of
+    it, and are written together."""
     attrs: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     """Further attributes of the root group, JSON-able; not part of `layout`."""
 
@@ -73,6 +77,11 @@ class OutputTemplate:
         """Height and width, in px."""
         rows, columns = self.geobox.shape
         return int(rows), int(columns)
+
+    @property
+    def together(self) -> int:
+        """Time steps that a block writes at once."""
+        return len(self.times) if self.forecast_from else 1
 
     @property
     def transform(self) -> tuple[float, ...]:
@@ -145,6 +154,7 @@ class OutputTemplate:
             "classes": [c.model_dump(exclude_none=True) for c in self.classes],
             # only where there is something: other outputs stay what they are
             **({"compared": list(self.compared)} if self.compared else {}),
+            **({"forecast_from": self.forecast_from} if self.forecast_from else {}),
         }
 
     @classmethod
@@ -169,6 +179,7 @@ class OutputTemplate:
                 chunk_px=int(data["chunk_px"]),
                 classes=tuple(OutputClass(**item) for item in data["classes"]),
                 compared=tuple(data.get("compared", ())),
+                forecast_from=data.get("forecast_from"),
                 attrs=data.get("attrs", {}),
             )
         except KeyError as err:
@@ -228,7 +239,7 @@ class OutputTemplate:
         a, _, c, _, e, f = self.transform
         rows, columns = self.shape
         y_attrs, x_attrs = _axis_attrs(self.geobox.crs)
-        time, units = _encode_times(self.times)
+        time, units = encode_times(self.times)
         t_attrs = {"standard_name": "time", "axis": "T", "units": units}
         t_attrs["calendar"] = "proleptic_gregorian"
         return {
@@ -293,7 +304,7 @@ def _check_grid(template: OutputTemplate) -> None:
             f"block_px {block} is no whole number of chunk_px {chunk}; "
             f"choose a multiple, such as {max(1, block // max(1, chunk)) * chunk}"
         )
-    times = _parse_times(template.times)
+    times = parse_times(template.times)
     if not len(times) or (np.diff(times) <= np.timedelta64(0, "us")).any():
         raise JobError(f"times must be one or more and ascend; got {template.times}")
     names = [layer.name for layer in template.layers]
@@ -320,23 +331,6 @@ def _check_layer(layer: Layer, template: OutputTemplate) -> None:
                 f"fill value {c.value} of layer `{layer.name}` is class `{c.name}`; "
                 "nodata must be no class, such as 255"
             )
-
-
-def _parse_times(times: tuple[str, ...]) -> NDArray[np.datetime64]:
-    try:
-        return np.array(times, dtype="datetime64[us]")
-    except ValueError:
-        raise JobError(
-            f"times {list(times[:3])} are not ISO 8601 without a zone, "
-            "such as 2024-05-01T10:20:31"
-        ) from None
-
-
-def _encode_times(times: tuple[str, ...]) -> tuple[NDArray[np.int64], str]:
-    micro = _parse_times(times).astype(np.int64)
-    if (micro % 1_000_000).any():
-        return micro, "microseconds since 1970-01-01"
-    return micro // 1_000_000, "seconds since 1970-01-01"
 
 
 def _name_crs(crs: Any) -> str:

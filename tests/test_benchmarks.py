@@ -110,3 +110,39 @@ def test_a_flame_graph_is_small_and_names_no_machine():
     assert "run_block (geoscale/engine/block.py), 100.0%" in drawn
     assert "read (rasterio/io.py), 75.0%" in drawn
     assert "threading" not in drawn
+
+
+def gpu_result(**more):
+    context = {"cpu": "some", "cpus": 8, "python": "3", "versions": {"torch": "2"}}
+    found = {"context": context | {"when": "2026", "commit": "abc", "cuda": "Card"}}
+    return {"name": "gpu", "device": {"gpu": "Card", "cores": 8}} | found | more
+
+
+def test_a_run_on_a_gpu_is_held_against_the_network_on_it(tmp_path):
+    row = {
+        "workload": "unet", "runtime": "torch", "precision": "float32", "batch": 8,
+        "patch": 512, "stride": 465, "block": 930, "recompute": 1.5, "job_mpx_s": 30.0,
+        "from_host_mpx_s": 35.0, "on_device_mpx_s": 40.0, "agreement": None,
+        "gpus": {"GPU-1": {"mean_busy": 70.0}},
+    }  # fmt: skip
+    peer = {"peer": "monai", "precision": "float32", "mpx_s": 4.0, "wall_s": [1.0, 2.0],
+            "agreement": 0.9, "how": "as it is written"}  # fmt: skip
+    rate = {"precision": "float32", "order": "planes", "batch": 8, "mpx_s": 60.0}
+    result = gpu_result(rows=[row], peers=[peer], batches=[rate])
+    (tmp_path / "gpu.json").write_text(json.dumps(result))
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "Device: gpu Card, cores 8." in page
+    assert "| **30.0** | 35 | 40 | 0.75 |  | 70 |" in page
+    assert "| monai | float32 | 4 | 1.0, 2.0 | 0.9 |" in page
+    assert "No whole run of" not in page
+
+
+def test_looks_at_a_gpu_are_no_run_of_the_benchmark(tmp_path):
+    looks = {"reading": [{"reader": "rasterio", "threads": 4, "Mpx/s": 28.1}]}
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu_result(looks=looks)))
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "not a run of this benchmark" in page
+    assert "| rasterio | 4 | 28.1 |" in page
+    assert "No whole run of `python -m benchmarks gpu` is on this page" in page
+    # the machine of the other figures is not the one with the device
+    assert "Machine: some" not in page

@@ -10,6 +10,8 @@ import yaml
 
 from geoscale.card import ModelCard
 from geoscale.job import load_job, parse_job
+from geoscale.looking import choose_features
+from geoscale.models import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -100,11 +102,18 @@ def test_the_card_of_the_detection_page_is_a_card_whose_network_is_built():
 
 
 def test_the_cards_and_the_job_of_the_page_on_tasks_are_what_they_say(tmp_path):
-    scenes, numbers, job = blocks(ROOT / "docs" / "tasks.md", "yaml")
+    parts = blocks(ROOT / "docs/tasks.md", "yaml")
+    scenes, numbers, ahead, ahead_job, job, inside = parts
     card = ModelCard.from_dict(yaml.safe_load(scenes))
     assert (card.output.reduction, card.output.activation) == ("patch", "sigmoid")
     assert len(card.output.classes) == 19
     assert len(ModelCard.from_dict(yaml.safe_load(numbers)).output.bands) == 2
+    seen = ModelCard.from_dict(yaml.safe_load(ahead))
+    assert (seen.input.channels, seen.output.width) == (40, 80)
+    parse_job(yaml.safe_load(ahead_job), where="tasks.md", base=tmp_path)
+    looks = parse_job(yaml.safe_load(inside), where="tasks.md", base=tmp_path)
+    found = choose_features(load_model(looks.model), looks.embedding, looks.task)
+    assert found.output.features > 3
     asked = parse_job(yaml.safe_load(job), where="tasks.md", base=tmp_path)
     assert (asked.embedding.components, asked.output.dtype) == (16, "int8")
 
@@ -117,19 +126,23 @@ def test_the_page_of_schemas_names_them_all():
 
 
 def test_the_parts_of_the_quality_page_are_of_a_job(tmp_path):
-    layers, turns = blocks(ROOT / "docs" / "quality.md", "yaml")
+    layers, turns, drops = blocks(ROOT / "docs" / "quality.md", "yaml")
     path = tmp_path / "job.yaml"
     path.write_text("imagery: {files: a.tif}\nmodel: ukis\n" + layers + turns)
     job = load_job(path)
     assert job.inference.tta == "flips"
+    path.write_text("imagery: {files: a.tif}\nmodel: ukis\noutput: b.zarr\n" + drops)
+    assert load_job(path).inference.mc_dropout == 20
     assert job.output.layers[2:] == ("entropy", "margin")
 
 
 def test_the_jobs_of_the_fit_page_are_jobs(tmp_path):
     from geoscale.fitting.job import FitJob
 
-    fitting, mapping = blocks(ROOT / "docs" / "fit.md", "yaml")
+    fitting, mapping, series = blocks(ROOT / "docs" / "fit.md", "yaml")
     assert FitJob.model_validate(yaml.safe_load(fitting)).attribute == "landuse"
+    table = FitJob.model_validate(yaml.safe_load(series))
+    assert (table.series.bands, table.series.nodata) == (("B04", "B08"), 65535)
     path = tmp_path / "job.yaml"
     path.write_text(mapping)
     assert load_job(path).model == str(tmp_path / "head" / "card.yaml")

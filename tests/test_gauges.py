@@ -11,9 +11,11 @@ import pytest
 import geoscale as gs
 from geoscale.cli.look import _describe_status
 from geoscale.cli.progress import describe
+from geoscale.clusters import connect
 from geoscale.engine import block
 from geoscale.engine.drive import Tally
 from geoscale.gauges import Gauge, GpuUse, say_after
+from geoscale.models import name_processor
 from geoscale.report import write_report
 from geoscale.testing import FakeNvml
 from tests.test_outputs import plan_of
@@ -117,3 +119,19 @@ def test_mean_and_peak_are_of_the_whole_run():
     assert say_after({"x": use.to_dict()}) == ["x  busy 75 %, at most 9.0 of 10.0 GB"]
     none = dataclasses.replace(GpuUse(), peak=10**9, total=10**10)
     assert say_after({"x": none.to_dict()}) == ["x  at most 1.0 of 10.0 GB"]
+
+
+def test_an_output_says_on_which_processors_it_was_made(tmp_path):
+    """Here and by workers, each kind once: other ones may give other last bits."""
+    told = {}
+    for name in ("here", "workers"):
+        to, plan = tmp_path / f"{name}.zarr", plan_of(tmp_path, side=300)
+        if name == "here":
+            assert gs.run(plan, to).complete
+        else:
+            with connect(2, threads=1) as client:
+                assert gs.run(plan, to, client=client).complete
+        told[name] = json.loads((to / ".geoscale" / "final.json").read_text())
+    assert told["here"]["processors"] == [name_processor("cpu")]
+    assert told["here"]["processors"] == told["workers"]["processors"]
+    assert name_processor("cpu") in write_report(to).read_text()

@@ -55,6 +55,12 @@ def describe_card(card: ModelCard) -> list[str]:
     }
     if card.output.bands:
         rows["numbers"] = rows.pop("classes")
+    if card.output.forecast is not None:
+        ahead = card.output.forecast
+        rows["ahead"] = (
+            f"{ahead.steps} steps of {ahead.every_days:g} days, after "
+            f"{card.input.frames} dates as far apart"
+        )
     if card.task == "backbone":
         rows["features"] = (
             f"{card.output.features} for every {card.output.reduction} x "

@@ -13,6 +13,7 @@ from geoscale.cli.work import Cluster, Workers, choose_profile, open_client
 
 if TYPE_CHECKING:
     from geoscale.evaluation import Evaluation
+    from geoscale.evaluation.deviations import ForecastEvaluation
     from geoscale.evaluation.objects import ObjectEvaluation
 
 MapArg = Annotated[
@@ -28,7 +29,8 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
         typer.Option(
             "--reference",
             "-r",
-            help="Labels: GeoTIFF (or a glob), GeoPackage, GeoJSON, GeoParquet.",
+            help="Labels: GeoTIFF (or a glob), GeoPackage, GeoJSON, GeoParquet. Of a "
+            "forecast: YAML that names the imagery that came later, as a job does.",
             metavar="FILE",
         ),
     ],
@@ -93,14 +95,22 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a finished map against labels: matrix, IoU, F1, kappa, AUC, areas.
+    """Hold a finished map against labels, or a forecast against what came.
+
+    Of classes: matrix, IoU, F1, kappa, AUC, areas. Of a forecast: errors by date.
 
     Areas and accuracy of the whole map come with 95 % confidence intervals.
     """
     from geoscale.evaluation import evaluate as evaluate_map
+    from geoscale.evaluation.forecasts import evaluate_forecast, is_forecast
     from geoscale.evaluation.objects import evaluate_objects
     from geoscale.sinks.vector import has_objects
 
+    if is_forecast(output):
+        with open_client(choose_profile(cluster, workers), 2) as client:
+            ahead = evaluate_forecast(output, reference, client=client)
+        _show(ahead, ahead.write(to or beside(output)), as_json)
+        return
     if has_objects(output):
         objects = evaluate_objects(
             output,
@@ -131,7 +141,9 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of the command)
 
 
 def _show(
-    found: Evaluation | ObjectEvaluation, files: list[Path], as_json: bool
+    found: Evaluation | ObjectEvaluation | ForecastEvaluation,
+    files: list[Path],
+    as_json: bool,
 ) -> None:
     if as_json:
         say_json({**found.to_dict(), "files": [str(path) for path in files]})

@@ -57,7 +57,9 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
     layer: Annotated[
         str | None, typer.Option(help="Layer of a GeoPackage with labels.")
     ] = None,
-    head: Annotated[str, typer.Option(help="logistic, ridge or forest.")] = "logistic",
+    head: Annotated[
+        str, typer.Option(help="logistic, ridge, forest or conv.")
+    ] = "logistic",
     with_bands: Annotated[
         bool, typer.Option(help="Give the head the bands beside the features.")
     ] = False,
@@ -76,12 +78,32 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
             "labels' extent."
         ),
     ] = None,
+    blocks: Annotated[
+        str, typer.Option(help="squares, or kmeans:K, K groups of labels.")
+    ] = "squares",
+    calibrate: Annotated[
+        str, typer.Option(help="temperature, sigmoid, isotonic or none.")
+    ] = "temperature",
     time: Annotated[
         int | None, typer.Option(help="Time step of the labels, from 0.")
     ] = None,
     dates: Annotated[
         str, typer.Option(help="one, or all: every date's bands are features.")
     ] = "one",
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="LABELS is a table of series, with columns called like this: "
+            "'B{band}_{date}', with * for anything.",
+            metavar="COLUMNS",
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Bands of a table, in order: B02,B03,B04.")
+    ] = None,
+    places: Annotated[
+        str, typer.Option(help="Longitude and latitude of a table.")
+    ] = "lon,lat",
     sensor: Annotated[
         str | None, typer.Option(help="Sensor of imagery that does not say.")
     ] = None,
@@ -126,6 +148,25 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
             )  # fmt: skip
         _show(found, as_json)
         return
+    if series is not None:
+        found = _fit_table(
+            labels, series, imagery, to,
+            table={
+                "bands": tuple(b for b in (bands or "").split(",") if b),
+                "attribute": attribute or "label",
+                "places": tuple(places.split(",")),
+                "scale": 1.0 if scale is None else scale,
+                "nodata": parse_nodata(nodata),
+            },
+            asked={
+                "head": head, "with_bands": with_bands, "per_class": per_class,
+                "folds": folds, "block_m": block_m, "blocks": blocks, "seed": seed,
+                "ignore": tuple(ignore or ()), "floor": floor, "calibrate": calibrate,
+            },
+            model=model, sensor=sensor,
+        )  # fmt: skip
+        _show(found, as_json)
+        return
     if imagery is None or to is None:
         raise JobError(
             "say where imagery is (--imagery) and where the head goes (--to)"
@@ -141,12 +182,41 @@ def fit(  # noqa: PLR0913, PLR0917  (options of the command)
             labels, stack, model, to,
             attribute=attribute, layer=layer, head=head,  # type: ignore[arg-type]
             with_bands=with_bands, ignore=tuple(ignore or ()), per_class=per_class,
-            folds=folds, block_m=block_m, floor=floor, seed=seed, time=time,
+            folds=folds, block_m=block_m, blocks=blocks,
+            calibrate=calibrate,  # type: ignore[arg-type]
+            floor=floor, seed=seed, time=time,
             dates=dates, sensor=sensor, units=units,  # type: ignore[arg-type]
             device=device, client=client, trust_code=trust_code,
             accept_license=accept_license,
         )  # fmt: skip
     _show(found, as_json)
+
+
+def _fit_table(
+    labels: str,
+    columns: str,
+    imagery: str | None,
+    to: Path | None,
+    *,
+    table: dict[str, Any],
+    asked: dict[str, Any],
+    **more: Any,
+) -> Fitted:
+    from geoscale.errors import JobError
+    from geoscale.fitting.asked import Asked
+    from geoscale.fitting.series import Table, fit_series
+
+    if imagery is not None or to is None:
+        raise JobError(
+            "a table of series holds its own pixels: leave --imagery out, and say "
+            "where the head goes (--to)"
+        )
+    if table["nodata"] == "none":
+        table["nodata"] = None
+    if len(table["places"]) != 2:
+        raise JobError("--places: name two columns, longitude and latitude: lon,lat")
+    given = Table(path=labels, columns=columns, **table)
+    return fit_series(given, to, asked=Asked(**asked), **more)
 
 
 def _show(found: Fitted, as_json: bool) -> None:

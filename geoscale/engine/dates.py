@@ -29,6 +29,8 @@ class Dates:
     def __init__(self, kernel: Kernel, task: BlockTask) -> None:
         self._task, self._extra = task, kernel.extra
         self._votes = bool(kernel.plan.votes)
+        ahead = kernel.plan.card.output.forecast
+        self._least = None if ahead is None else ahead.least_dates
         self._inside = None if kernel.mask is None else kernel.mask
         self._parts: dict[str, list[Array]] = {one.name: [] for one in kernel.extra}
         self._shown: Bool | None = None
@@ -46,6 +48,8 @@ class Dates:
         some: Bool = np.logical_or.reduce(shown)
         # of dates that are seen together, or compared, all must be clear
         cloudy: Bool = np.logical_or.reduce(shown & ~valid)
+        if self._least is not None:
+            cloudy = some & (valid.sum(axis=0) < self._least)
         if self._shown is None or self._unclear is None:
             self._shown, self._unclear = some, cloudy
         elif self._votes:

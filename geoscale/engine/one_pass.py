@@ -69,7 +69,7 @@ class OnePass:
         """Merge scores, (class, y, x); and tell which pixels of the core have some."""
         channels, keep, listed, wanted = self._prepare(pixels)
         plan = self._kernel.plan
-        core, classes = plan.stored(self._task.core), plan.card.output.width
+        core, classes = plan.stored(self._task.core), plan.width
         into: Blended | Cropped
         if plan.lattice.merge == "blend":
             high, wide = (n // plan.cell for n in plan.lattice.patch_shape)

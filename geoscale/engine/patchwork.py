@@ -88,7 +88,7 @@ class Patchwork:
         plan = kernel.plan
         self._cell = plan.cell
         places = plan.card.output.places(plan.lattice.patch_shape)
-        self._gives = (plan.card.output.width, *places)
+        self._gives = (plan.width, *places)
         self._lattice = kernel.plan.lattice
         self.ran = self.kept = 0
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy as np
 
 from geoscale.errors import require
-from geoscale.heads import Head
-from geoscale.types import Array, Float, Floats, Ints
+from geoscale.fitting.chips import middle
+from geoscale.heads import LEAST, Head
+from geoscale.types import Array, Bool, Float, Floats, Ints
 
-HeadName = Literal["logistic", "ridge", "forest"]
+if TYPE_CHECKING:
+    from geoscale.models.conv_head import Convolutions
+
+HeadName = Literal["logistic", "ridge", "forest", "conv"]
+HEADS = ("logistic", "ridge", "forest", "conv")
 ABSENT = -30.0
 """Logit of a class without a pixel."""
-LEAST = 1e-6
-"""Smallest probability of a forest; as in `geoscale.models.heads`."""
 TREES = 100
 
 
@@ -91,27 +94,41 @@ class Forest:
         }  # fmt: skip
 
 
+Fit: TypeAlias = Union[Linear, Forest, "Convolutions"]
+
+
 def fit_head(
-    kind: HeadName, values: Float, codes: Ints, classes: int, seed: int = 0
-) -> Linear | Forest:
-    """Fit a head of scikit-learn.
+    kind: HeadName,
+    values: Float,
+    codes: Ints,
+    classes: int,
+    seed: int = 0,
+    *,
+    stop: Bool | None = None,
+    epochs: int | None = None,
+) -> Fit:
+    """Fit a head of scikit-learn, or train one of torch.
 
     Parameters
     ----------
-    kind : {"logistic", "ridge", "forest"}
+    kind : {"logistic", "ridge", "forest", "conv"}
         Which.
     values : ndarray of float32, (pixel, feature)
-        Not standardised.
+        Not standardised; for a conv head (pixel, feature, y, x).
     codes : ndarray of int, (pixel,)
         Label of each.
     classes : int
         A class without a pixel gets a probability of about 0.
     seed : int
-        Of the forest.
+        Of a forest, and of a conv head.
+    stop : ndarray of bool, (pixel,), optional
+        Pixels that tell a conv head when to stop; other heads take no notice.
+    epochs : int, optional
+        Most passes of a conv head over the labels.
 
     Returns
     -------
-    Linear or Forest
+    Linear, Forest or Convolutions
         One output for each class, also where there are two.
 
     Raises
@@ -119,6 +136,15 @@ def fit_head(
     MissingDependencyError
         If scikit-learn is not installed.
     """
+    if kind == "conv":
+        from geoscale.models.conv_head import EPOCHS, train_conv
+
+        mine = slice(None) if stop is None else ~stop
+        start = fit_head("logistic", middle(values)[mine], codes[mine], classes)
+        return train_conv(
+            values, codes, start.tensors(1.0), seed=seed, stop=stop,
+            epochs=EPOCHS if epochs is None else epochs,
+        )  # fmt: skip
     if kind == "forest":
         ensemble: Any = require("sklearn.ensemble", extra="fit")
         made = ensemble.RandomForestClassifier(TREES, random_state=seed, n_jobs=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoscale.bands import common_name
-from geoscale.card import ModelCard, ModelInput
+from geoscale.card import ModelCard, ModelInput, Patch
 from geoscale.card_output import ModelOutput, OutputClass
 from geoscale.errors import JobError, require
 from geoscale.heads import Head
@@ -224,7 +224,14 @@ def with_classes(
         take=card.output.take,
         head=head.model_copy(update={"with_bands": with_bands}),
     )
-    return card.model_copy(update={"task": "segmentation", "output": output})
+    update: dict[str, Any] = {"task": "segmentation", "output": output}
+    patch = card.input.patch
+    if head.reach and patch.halo is not None:
+        # the network's own ring, and what the head sees beyond it
+        fields = {**patch.model_dump(), "halo": patch.halo + head.reach}
+        patch = Patch.model_validate(fields)
+        update["input"] = card.input.model_copy(update={"patch": patch})
+    return card.model_copy(update=update)
 
 
 def name_classes(labels: Sequence[str]) -> list[OutputClass]:

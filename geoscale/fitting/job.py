@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geoscale.errors import JobError
 from geoscale.findings import explain_validation
+from geoscale.fitting.asked import SQUARES, Asked
+from geoscale.fitting.calibrating import CalibrationName
 from geoscale.fitting.heads import HeadName
 from geoscale.fitting.result import Fitted
 from geoscale.fitting.run import fit
+from geoscale.fitting.series import Table, fit_series
 from geoscale.job import parse_job
 from geoscale.plain import read_yaml
 from geoscale.stacks import open_stack
@@ -24,13 +28,34 @@ SHARED = ("imagery", "grid", "model")
 """Keys that mean what they mean in every job."""
 
 
+class SeriesColumns(BaseModel):
+    """Columns of a table of series; see `geoscale.fitting.series.Table`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: str
+    """How they are called: ``B{band}_{date}``, with ``*`` for anything."""
+    bands: tuple[str, ...] = ()
+    """In the order of the network; default all, by name."""
+    places: tuple[str, str] = ("lon", "lat")
+    """Columns of longitude and latitude."""
+    sensor: str | None = None
+    """Whose names the bands are."""
+    scale: float = 1.0
+    """Reflectance of a stored step."""
+    nodata: float | None = None
+    """Value that is none."""
+
+
 class FitJob(BaseModel):
     """A fitting: which labels, on which imagery, with which features, to where."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    imagery: dict[str, Any]
+    imagery: dict[str, Any] = {}
     """As in a job."""
+    series: SeriesColumns | None = None
+    """Instead of imagery: `labels` is a table that holds the pixels too."""
     grid: dict[str, Any] = {}
     """As in a job."""
     model: str | dict[str, Any]
@@ -55,6 +80,10 @@ class FitJob(BaseModel):
     """Parts of the cross-validation."""
     block_m: float | None = None
     """Side of blocks held out together, in m."""
+    blocks: str = SQUARES
+    """``squares``, or ``kmeans:K``."""
+    calibrate: CalibrationName = "temperature"
+    """What makes probabilities of scores."""
     floor: bool = True
     """Judge bands and indices too."""
     seed: int = 0
@@ -107,10 +136,17 @@ def fit_job(
     except ValidationError as err:
         raise JobError(f"{where}: {explain_validation(err, FitJob)}") from None
     base = where.resolve().parent
+    if bool(job.imagery) == (job.series is not None):
+        raise JobError(
+            f"{where}: give imagery, or series where labels are a table that holds the "
+            "pixels too; one of the two"
+        )
+    if job.series is not None:
+        return _fit_table(job, job.series, base)
     shared = {k: getattr(job, k) for k in SHARED} | {"output": {"to": job.to}}
     read = parse_job(shared, where=str(where), base=base)
     assert read.model is not None
-    options = job.model_dump(exclude={*SHARED, "labels", "to"})
+    options = job.model_dump(exclude={*SHARED, "labels", "to", "series"})
     return fit(
         base / job.labels,
         open_stack(read.imagery, grid=read.grid),
@@ -121,4 +157,21 @@ def fit_job(
         trust_code=trust_code,
         accept_license=accept_license,
         **options,
+    )
+
+
+def _fit_table(job: FitJob, series: SeriesColumns, base: Path) -> Fitted:
+    fields = {f.name for f in dataclasses.fields(Asked)}
+    options = job.model_dump(include=fields)
+    table = Table(
+        path=base / job.labels,
+        attribute=job.attribute or "label",
+        **series.model_dump(exclude={"sensor"}),
+    )
+    return fit_series(
+        table,
+        base / job.to,
+        model=str(job.model),
+        sensor=series.sensor,
+        asked=Asked(**{**options, "ignore": tuple(job.ignore)}),
     )

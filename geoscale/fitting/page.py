@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from geoscale.fitting.curve import draw_reliability
 from geoscale.types import Json
 
 NOTHING = "-"
@@ -15,11 +16,25 @@ CLEAR = 0.01
 
 def name_features(report: Json, key: str) -> str:
     """Name features for people."""
-    if key != CHOSEN:
-        return {"bands": "raw bands (floor)", "indices": "spectral indices (floor)"}[
-            key
-        ]
-    return f"`{report['model']}`{' + bands' if report['with_bands'] else ''}"
+    named = {"bands": "raw bands (floor)", "indices": "spectral indices (floor)"}
+    if key in named:
+        return named[key]
+    own = f"`{report['model']}`{' + bands' if report['with_bands'] else ''}"
+    if key == "pixel":
+        return f"{own}, logistic"
+    return f"{own}, conv" if "pixel" in report["features"] else own
+
+
+def name_ground(report: Json) -> str:
+    """Name the parts of ground that are held out together.
+
+    Examples
+    --------
+    >>> name_ground({"block_m": 2000.0}), name_ground({"block_m": None})
+    ('blocks of 2000 m', 'groups of labels (k-means)')
+    """
+    side = report["block_m"]
+    return "groups of labels (k-means)" if side is None else f"blocks of {side:g} m"
 
 
 def judge_floor(report: Json) -> str:
@@ -71,7 +86,7 @@ def say_summary(report: Json) -> str:
     ]
     wide = max(len(row[0]) for row in rows)
     first = f"{report['pixels']:,} labelled pixels of {report['shapes']:,} shapes"
-    ground = f"{report['blocks']} blocks of {report['block_m']:g} m"
+    ground = f"{report['blocks']} {name_ground(report)}"
     lines = [
         f"{first}: {classes}",
         f"{report['folds']} folds of {ground}, {report['head']}",
@@ -97,7 +112,7 @@ def _figures(one: Json) -> tuple[str, str, str, str]:
 def _kept_error(one: Json) -> float:
     """Calibration error of what the head gives in the end."""
     found = one["calibration"]
-    return float(min(found["error_before"], found["error_after"]))
+    return float(found["after" if found["kept"] else "before"]["error"])
 
 
 def write_markdown(report: Json) -> str:
@@ -117,25 +132,24 @@ def _lines(report: Json) -> Iterator[str]:
         f"(seed {report['seed']})"
     )
     yield (
-        f"- cross-validation: {report['folds']} folds of {report['blocks']} blocks of "
-        f"{report['block_m']:g} m; a block, and a polygon whose middle lies in it, is "
-        "never on both sides. Figures are of ground that the head was not fitted to."
+        f"- cross-validation: {report['folds']} folds of {report['blocks']} "
+        f"{name_ground(report)}; none of them, and no polygon whose middle lies in it, "
+        "is on both sides. Figures are of ground that the head was not fitted to."
     )
     yield ""
     yield f"**{judge_floor(report) or 'No floor was asked for.'}**"
     yield ""
-    names = (
-        "features", "count", "accuracy", "by fold", "mean F1", "kappa",
-        "calibration error", "after",
-    )  # fmt: skip
+    names = ("features", "count", "accuracy", "by fold", "mean F1", "kappa")
     yield from _table(names, [_row(report, key) for key in report["features"]])
-    heat = _own(report)["calibration"]["temperature"]
-    yield (
-        "Calibration error: expected difference of confidence and accuracy, before and "
-        "after dividing logits by a temperature found in the other folds; 1 where that "
-        f"does not help. The head has a temperature of {heat:.2f}."
-    )
-    yield ""
+    epochs = _own(report).get("epochs")
+    if epochs is not None:
+        yield (
+            f"The conv head learned for {', '.join(map(str, epochs))} passes over the "
+            "labels in the folds, as many as were best in a fold of other ground; with "
+            "none it is the logistic head."
+        )
+        yield ""
+    yield from _say_calibration(report)
     yield "## F1 of each class"
     yield ""
     head = ("class", "pixels", *(name_features(report, k) for k in report["features"]))
@@ -167,10 +181,51 @@ def _row(report: Json, key: str) -> tuple[str, ...]:
     one = report["features"][key]
     by_fold = ", ".join(f"{f['accuracy']:.2f}" for f in one["folds"])
     accuracy, f1, kappa, _ = _figures(one)
-    after = f"{one['calibration']['error_after']:.3f}"
-    before = f"{one['calibration']['error_before']:.3f}"
     name = name_features(report, key)
-    return name, f"{one['count']:,}", accuracy, by_fold, f1, kappa, before, after
+    return name, f"{one['count']:,}", accuracy, by_fold, f1, kappa
+
+
+def _say_calibration(report: Json) -> Iterator[str]:
+    """Tell how well probabilities hold before and after, as lines of Markdown."""
+    yield "## Can probabilities be believed?"
+    yield ""
+    held = {k: v["calibration"] for k, v in report["features"].items()}
+    rows = [
+        (name_features(report, k), *(f"{one[when][what]:.3f}"
+         for what in ("error", "brier", "accuracy") for when in ("before", "after")))
+        for k, one in held.items()
+    ]  # fmt: skip
+    head = ("features", "ECE", "after", "Brier", "after", "accuracy", "after")
+    yield from _table(head, rows)
+    own = held[CHOSEN]
+    way = own["way"]
+    if way == "none":
+        what = "No calibration was asked for."
+    elif not own["kept"]:
+        what = f"Calibration by {way} does not lower the Brier score: it is NOT used."
+    else:
+        more = f" of {own['temperature']:.2f}" if way == "temperature" else ""
+        what = f"Calibration by {way}{more} is part of the head."
+    if way != "none":
+        what = (
+            f"After: each fold calibrated by {way}, by what the other folds say; all "
+            f"other figures are from before. {what}"
+        )
+    yield (
+        "ECE: expected difference of confidence and accuracy; Brier: mean squared "
+        f"error of probabilities, 0 to 2. {what}"
+    )
+    yield ""
+    yield f"Held-out pixels of {name_features(report, CHOSEN)} by their confidence:"
+    yield ""
+    columns = ("confidence", "right", "pixels")
+    for when in ("before", "after") if way != "none" else ("before",):
+        bins = own[when]["reliability"]
+        yield from _table(
+            (f"{when}: {columns[0]}", *columns[1:]),
+            [(f"{b['confidence']:.2f}", f"{b['right']:.2f}", f"{b['pixels']:,}")
+             for b in bins],
+        )  # fmt: skip
 
 
 def _number(value: float | None) -> str:
@@ -187,6 +242,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def write_html(report: Json) -> str:
     """Set a report as a page that needs nothing else."""
     body = "".join(_blocks(write_markdown(report)))
+    picture = draw_reliability(_own(report)["calibration"])
+    body = body.replace("<p>ECE:", f"<p>{picture}</p><p>ECE:", 1)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         "<title>A head fitted to labels</title><style>"

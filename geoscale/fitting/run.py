@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,10 +12,12 @@ import numpy as np
 from geoscale.assemble import hash_card_code
 from geoscale.card import ModelCard
 from geoscale.errors import JobError, SourceError
-from geoscale.fitting.crossing import cross_validate
-from geoscale.fitting.folds import deal_blocks
-from geoscale.fitting.heads import HeadName, fit_head
-from geoscale.fitting.inputs import has_weights, indices_of, open_input, with_classes
+from geoscale.fitting.asked import SQUARES, Asked
+from geoscale.fitting.calibrating import CalibrationName
+from geoscale.fitting.chips import check_room
+from geoscale.fitting.heads import HeadName
+from geoscale.fitting.inputs import has_weights, open_input, with_classes
+from geoscale.fitting.judging import Labelled, judge_and_fit
 from geoscale.fitting.result import Fitted
 from geoscale.fitting.samples import (
     Look,
@@ -27,7 +28,7 @@ from geoscale.fitting.samples import (
 )
 from geoscale.fitting.writing import write_head
 from geoscale.heads import Head
-from geoscale.models.extract import Extractor
+from geoscale.memory import allowed_memory_bytes
 from geoscale.models.weights import resolve_weights
 from geoscale.options import Inference
 from geoscale.planner import make_plan
@@ -35,43 +36,12 @@ from geoscale.plans import InferencePlan
 from geoscale.sources.shapes import ShapeFile, load_shapes
 from geoscale.stacks import as_source, list_bands
 from geoscale.supply import find_parcels
-from geoscale.types import Float, Floats, Json, Source
+from geoscale.types import Floats, Json, Source
 from geoscale.windows import Window
 from geoscale.words import redact, suggest
 
 if TYPE_CHECKING:
     from distributed import Client
-
-FEWEST = 2
-"""Classes of a map."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What a head is to be like."""
-
-    head: HeadName
-    with_bands: bool
-    per_class: int
-    folds: int
-    block_m: float | None
-    seed: int
-    ignore: tuple[str, ...]
-    floor: bool
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        if self.head not in ("logistic", "ridge", "forest"):
-            raise JobError(
-                f"head `{self.head}` is not known; choose logistic, ridge or forest"
-            )
-        if self.folds < 2 or self.per_class < 1 or self.seed < 0:
-            raise JobError(
-                f"folds {self.folds}, per_class {self.per_class}, seed {self.seed}: "
-                "folds must be 2 or more, per_class 1 or more, seed 0 or more"
-            )
-        if self.block_m is not None and not self.block_m > 0:
-            raise JobError(f"block_m {self.block_m}: must be above 0, in m")
 
 
 def fit(  # noqa: PLR0913  (one verb, all by name)
@@ -88,6 +58,8 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     per_class: int = 1000,
     folds: int = 5,
     block_m: float | None = None,
+    blocks: str = SQUARES,
+    calibrate: CalibrationName = "temperature",
     floor: bool = True,
     seed: int = 0,
     time: int | None = None,
@@ -117,8 +89,9 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
         Local folder for the head.
     attribute, layer : str, optional
         Column of labels, and layer of the file; default the only one there is.
-    head : {"logistic", "ridge", "forest"}
-        Logistic regression, ridge classifier or random forest, of scikit-learn.
+    head : {"logistic", "ridge", "forest", "conv"}
+        Logistic regression, ridge classifier or random forest, of scikit-learn; or a
+        small network of convolutions, which sees the pixels around a pixel too.
     with_bands : bool
         Give the head the network's input beside its features.
     ignore : sequence of str
@@ -130,10 +103,15 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     block_m : float, optional
         Side of the blocks of ground that are held out together, in m; default a
         tenth of the labels' extent.
+    blocks : str
+        ``squares`` of `block_m`, or ``kmeans:K``: K groups of labels that lie together.
+    calibrate : {"temperature", "sigmoid", "isotonic", "none"}
+        What makes probabilities of scores, found on held-out ground; used where it
+        lowers the Brier score there.
     floor : bool
         Judge raw bands and spectral indices in the same folds.
     seed : int
-        Of the draw, and of a forest.
+        Of the draw, of a forest, and of a conv head.
     time : int, optional
         Time step of the labels, where the stack has several.
     dates : {"one", "all"}
@@ -160,10 +138,13 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
         If labels or imagery cannot be read, or do not meet.
     CardError
         If the model has code that is not trusted, or a licence not accepted.
+    MemoryPlanError
+        If the drawn pixels and their features do not fit into memory.
     """
     asked = Asked(
         head=head, with_bands=with_bands, per_class=per_class, folds=folds,
-        block_m=block_m, seed=seed, ignore=tuple(ignore), floor=floor,
+        block_m=block_m, blocks=blocks, seed=seed, ignore=tuple(ignore), floor=floor,
+        calibrate=calibrate,
     )  # fmt: skip
     frames = 1
     if dates == "all":
@@ -176,7 +157,9 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     found = load_shapes(str(labels), source.geobox, attribute=attribute, layer=layer)
     _check_meeting(found, source, where)
     path, sha256 = resolve_weights(card) if has_weights(card) else (None, "0" * 64)
-    draft = with_classes(card, ("0", "1"), Head(kind="linear", inputs=1), with_bands)
+    draft = with_classes(
+        card, ("0", "1"), Head(kind="linear", inputs=1, reach=asked.reach), with_bands
+    )
     plan = make_plan(
         source,
         draft,
@@ -188,10 +171,11 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
     shape = (int(source.geobox.shape[0]), int(source.geobox.shape[1]))
     places = draw_places(found, shape, per_class=2 * per_class, seed=seed)
     places = _leave_out(places, found, asked.ignore)
+    check_room(card, len(places.y), asked.reach, allowed_memory_bytes())
     sent = client is not None and path is not None
     look = Look(
         plan=dataclasses.replace(plan, live=None), card=card, with_bands=with_bands,
-        device=device, trust_code=trust_code,
+        device=device, trust_code=trust_code, reach=asked.reach,
         parcels=find_parcels(plan, trust_code=trust_code) if sent else (),
     )  # fmt: skip
     samples = take_samples(
@@ -205,17 +189,17 @@ def fit(  # noqa: PLR0913  (one verb, all by name)
         "imagery_date": plan.times[step],
         **_describe(found, source, samples),
     }
-    report, names = _judge(found, samples, source, card, asked)
-    made = fit_head(head, samples.features, report["_codes"], len(names), seed)
-    report = {**facts, **{k: v for k, v in report.items() if k[0] != "_"}}
-    return write_head(
-        Path(to),
+    judged = judge_and_fit(
+        Labelled(
+            features=samples.features, bands=samples.bands,
+            codes=samples.places.codes, shapes=samples.places.shapes,
+            middles=_middles(found, source), labels=found.labels,
+        ),
         card,
-        names,
-        made,
-        look.open().tensors(),
-        report,
-        with_bands=with_bands,
+        asked,
+    )  # fmt: skip
+    return write_head(
+        Path(to), card, judged, look.open().tensors(), facts, with_bands=with_bands
     )
 
 
@@ -287,60 +271,6 @@ def _describe(found: ShapeFile, source: Source, samples: Samples) -> Json:
         "invalid_pixels": samples.invalid,
         "notes": notes,
     }
-
-
-def _judge(
-    found: ShapeFile, samples: Samples, source: Source, card: ModelCard, asked: Asked
-) -> tuple[Json, tuple[str, ...]]:
-    """Cross-validate the head, and the same head on raw bands and indices."""
-    used, codes = np.unique(samples.places.codes, return_inverse=True)
-    codes = codes.reshape(-1)
-    names = tuple(found.labels[i] for i in used)
-    if len(names) < FEWEST:
-        raise JobError(
-            f"all labels in the imagery are `{names[0]}`; a map needs two classes or "
-            "more: add labels of what is not"
-        )
-    middles = _middles(found, source)
-    shapes = samples.places.shapes
-    extent = np.ptp(middles[np.unique(shapes)], axis=0).max()
-    block = asked.block_m or max(float(extent) / 10, 1.0)
-    fold, blocks = deal_blocks(
-        middles, codes, shapes, block_m=block, folds=asked.folds, names=names
-    )
-    rivals = {"chosen": samples.features}
-    if asked.floor:
-        rivals |= _floor(samples, card)
-    figures = {
-        name: cross_validate(asked.head, values, codes, fold, names, asked.seed)
-        for name, values in rivals.items()
-    }
-    return {
-        "head": asked.head,
-        "with_bands": asked.with_bands,
-        "per_class": asked.per_class,
-        "seed": asked.seed,
-        "ignored": list(asked.ignore),
-        "classes": list(names),
-        "counts": [int(n) for n in np.bincount(codes)],
-        "block_m": round(block, 3),
-        "blocks": blocks,
-        "folds": asked.folds,
-        "features": figures,
-        "_codes": codes,
-    }, names
-
-
-def _floor(samples: Samples, card: ModelCard) -> dict[str, Float]:
-    """Raw bands, and their indices where there are any."""
-    rivals = {}
-    if card.name != "bands":
-        rivals["bands"] = samples.bands
-    plain = None if card.name == "indices" else indices_of(card)
-    if plain is not None:
-        run = Extractor(plain, None)
-        rivals["indices"] = run(samples.bands[:, :, None, None])[:, :, 0, 0]
-    return rivals
 
 
 def _middles(found: ShapeFile, source: Source) -> Floats:

@@ -11,6 +11,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.errors import SourceError
+from geoscale.fitting.chips import cut_chips
 from geoscale.fitting.inputs import has_weights
 from geoscale.models.extract import Extractor
 from geoscale.models.weights import resolve_weights
@@ -63,9 +64,10 @@ class Samples:
     """Pixels for fitting."""
 
     features: Float
-    """(pixel, feature), of the network."""
+    """(pixel, feature), of the network; for a conv head (pixel, feature, y, x)."""
     bands: Float
-    """(pixel, band), as read, in the units of the card; all dates."""
+    """(pixel, band) or (pixel, band, y, x), as read, in the units of the card; all
+    dates."""
     places: Places
     """Where they lie."""
     invalid: int
@@ -109,10 +111,10 @@ def draw_places(
             ys, xs = np.nonzero((codes > NONE) & (shapes > NONE))
             of = shapes[ys, xs].astype(np.int64)
             ys, xs = ys.astype(np.int64) + window.y0, xs.astype(np.int64) + window.x0
-            rank = _shuffle(ys * shape[1] + xs, seed)
+            rank = shuffle(ys * shape[1] + xs, seed)
             more = np.stack([ys, xs, label[of], of, rank], axis=1)
             held = np.concatenate([held, more])
-            held = held[_first(held[:, 2], held[:, 4], per_class)]
+            held = held[take_first(held[:, 2], held[:, 4], per_class)]
     held = held[np.lexsort((held[:, 1], held[:, 0]))]
     return Places(
         y=held[:, 0], x=held[:, 1], codes=held[:, 2], shapes=held[:, 3],
@@ -136,6 +138,8 @@ class Look:
     """Allow code outside the known packages."""
     parcels: tuple[Parcel, ...] = ()
     """Files of the model that the driver sends."""
+    reach: int = 0
+    """Pixels around a labelled pixel that the head sees, on each side."""
 
     def __call__(
         self, number: int, places: Places, source: Source
@@ -148,12 +152,15 @@ class Look:
         prepare = Preprocessor.from_card(card, self.trust_code)
         channels = prepare.begin(pixels.data, pixels.valid)
         ok = channels.usable[ys, xs]
-        raw = pixels.data[:, :, ys[ok], xs[ok]].astype(np.float32)
-        raw = raw.reshape(raw.shape[0] * raw.shape[1], -1).T if ok.any() else raw[0].T
+        data = pixels.data
+        if self.reach:  # what lies beside a valid pixel may be none
+            data = np.where(pixels.valid[:, None], data, np.float32(np.nan))
+        planes = data.reshape(data.shape[0] * data.shape[1], *data.shape[2:])
+        raw = cut_chips(planes, ys[ok], xs[ok], self.reach)
         if not ok.any():
             return ok, raw, raw[:, :0]
-        extract = self.open()
-        return ok, raw, _extract(self.plan, task, channels, extract, places.pick(ok))
+        extract, some = self.open(), places.pick(ok)
+        return ok, raw, _extract(self.plan, task, channels, extract, some, self.reach)
 
     def open(self) -> Extractor:
         """Load the network, once in every process."""
@@ -230,7 +237,7 @@ def take_samples(
         )
     where = np.concatenate(kept)
     chosen = places.pick(where)
-    first = _first(chosen.codes, chosen.rank, per_class)
+    first = take_first(chosen.codes, chosen.rank, per_class)
     first = first[np.argsort(where[first])]
     usable = [one for one in found if one[0].any()]
     return Samples(
@@ -279,8 +286,9 @@ def _extract(
     channels: Prepared,
     extract: Extractor,
     places: Places,
+    reach: int,
 ) -> Float:
-    """Features of some pixels of a block, (pixel, feature)."""
+    """Features of some pixels of a block, (pixel, feature); or of chips around them."""
     patches = plan.lattice.touching(task.core)
     owner = np.full(len(places.y), -1)
     deepest = np.full(len(places.y), -1)
@@ -300,15 +308,16 @@ def _extract(
         seen = np.empty((1, channels.count, *window.shape), np.float32)
         channels.take(task.read, window, plan.shape, seen[0])
         found = extract(seen)[0]
-        if made is None:
-            made = np.empty((len(owner), len(found)), np.float32)
         y, x = places.y[mine] - window.y0, places.x[mine] - window.x0
-        made[mine] = found[:, y, x].T
+        chips = cut_chips(found, y, x, reach)
+        if made is None:
+            made = np.empty((len(owner), *chips.shape[1:]), np.float32)
+        made[mine] = chips
     assert made is not None
     return made
 
 
-def _shuffle(place: Ints, seed: int) -> Ints:
+def shuffle(place: Ints, seed: int) -> Ints:
     """Give every pixel a random rank of its own.
 
     References
@@ -324,7 +333,7 @@ def _shuffle(place: Ints, seed: int) -> Ints:
     return found
 
 
-def _first(codes: Ints, rank: Ints, per_class: int) -> Ints:
+def take_first(codes: Ints, rank: Ints, per_class: int) -> Ints:
     """Find the pixels of lowest rank of each class."""
     order = np.lexsort((rank, codes))
     in_order = codes[order]

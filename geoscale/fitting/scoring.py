@@ -74,13 +74,71 @@ def calibration_error(scores: Floats, codes: Ints) -> float:
     >>> calibration_error(sure, np.array([0, 0, 0, 1]))
     0.25
     """
+    parts = [
+        abs(one["confidence"] - one["right"]) * one["pixels"]
+        for one in reliability(scores, codes)
+    ]
+    return float(sum(parts) / len(codes))
+
+
+def reliability(scores: Floats, codes: Ints) -> list[Json]:
+    """Hold the winning class's confidence against how often it is right.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, (pixel, class)
+        Probabilities.
+    codes : ndarray of int, (pixel,)
+        Labels.
+
+    Returns
+    -------
+    list of dict
+        ``pixels``, mean ``confidence`` and share ``right`` of each of `BINS` bins
+        that has pixels, least sure first.
+    """
     sure, hit = scores.max(1), scores.argmax(1) == codes
     where = np.minimum((sure * BINS).astype(int), BINS - 1)
-    parts = [
-        abs(float(sure[where == b].sum()) - int(hit[where == b].sum()))
-        for b in range(BINS)
+    return [
+        {
+            "pixels": int((where == b).sum()),
+            "confidence": float(sure[where == b].mean()),
+            "right": float(hit[where == b].mean()),
+        }
+        for b in np.unique(where)
     ]
-    return sum(parts) / len(codes)
+
+
+def brier_score(scores: Floats, codes: Ints) -> float:
+    """Give the mean squared distance of probabilities from what is so.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, (pixel, class)
+        Probabilities.
+    codes : ndarray of int, (pixel,)
+        Labels.
+
+    Returns
+    -------
+    float
+        Summed over classes: 0, all is right and sure, to 2 [1]_.
+
+    References
+    ----------
+    .. [1] Brier, 1950, "Verification of forecasts expressed in terms of probability",
+       doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> brier_score(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 0]))
+    0.25
+    """
+    rows = np.arange(len(codes))
+    # 1 - 2 p + p² of the label's class, p² of the others
+    squares = (scores**2).sum(1) + 1 - 2 * scores[rows, codes]
+    return float(squares.mean())
 
 
 def judge(scores: Floats, codes: Ints, labels: tuple[str, ...]) -> Json:

@@ -12,9 +12,9 @@ import yaml
 
 from geoscale.card import ModelCard, Weights
 from geoscale.errors import OutputError
-from geoscale.fitting.heads import Forest, Linear
 from geoscale.fitting.inputs import with_classes
-from geoscale.fitting.page import judge_floor, write_html, write_markdown
+from geoscale.fitting.judging import Judged
+from geoscale.fitting.page import judge_floor, name_ground, write_html, write_markdown
 from geoscale.fitting.result import Fitted
 from geoscale.results.texts import write_texts
 from geoscale.types import Array, Json
@@ -25,10 +25,9 @@ HEAD = "head.safetensors"
 def write_head(
     folder: Path,
     card: ModelCard,
-    names: tuple[str, ...],
-    made: Linear | Forest,
+    judged: Judged,
     body: dict[str, Array],
-    report: Json,
+    facts: Json,
     *,
     with_bands: bool,
 ) -> Fitted:
@@ -40,14 +39,12 @@ def write_head(
         Made where it is not there.
     card : ModelCard
         Of the network before the head.
-    names : tuple of str
-        Labels.
-    made : Linear or Forest
-        The head.
+    judged : Judged
+        The head, its classes and figures.
     body : dict of str to ndarray
         Weights of the network, ``body.…``.
-    report : dict
-        Figures.
+    facts : dict
+        What stands in the report beside figures: labels and imagery.
     with_bands : bool
         Whether the network's input follows its features.
 
@@ -67,11 +64,14 @@ def write_head(
     if folder.is_file():
         raise OutputError(f"{folder} is a file; name a folder for the head")
     folder.mkdir(parents=True, exist_ok=True)
-    heat = report["features"]["chosen"]["calibration"]["temperature"]
-    outer = {f"head.{k}": v for k, v in made.tensors(heat).items()}
+    made, names, mended = judged.made, judged.names, judged.calibration
+    report = {**facts, **judged.report}
+    outer = {f"head.{k}": v for k, v in made.tensors(mended.heat).items()}
+    outer |= {f"calibration.{k}": v for k, v in mended.tensors().items()}
     data = save({**body, **outer})
     _replace(folder / HEAD, data)
-    full = with_classes(card, names, made.spec(), with_bands)
+    spec = made.spec().model_copy(update={"calibration": mended.spec()})
+    full = with_classes(card, names, spec, with_bands)
     full = full.model_copy(
         update={
             "name": "head-on-" + card.name.replace("/", "-"),
@@ -129,7 +129,7 @@ def _say_origin(card: ModelCard, report: Json) -> str:
     return (
         f"A {report['head']} head on {card.name}{network}, fitted to "
         f"{report['pixels']} labelled pixels of {report['labels']} on imagery of "
-        f"{report['imagery_date']}. Of held-out blocks of {report['block_m']:g} m: "
+        f"{report['imagery_date']}. Of held-out {name_ground(report)}: "
         f"accuracy {pooled['accuracy']:.3f}, mean F1 {pooled['f1_macro']:.3f}. "
         f"{judge_floor(report)}{before}"
     )

@@ -11,7 +11,7 @@ from geoscale.models.cache import (
     loads,
 )
 from geoscale.models.catalog import CatalogEntry, find_card, list_models
-from geoscale.models.device import name_kind, pick_device
+from geoscale.models.device import name_kind, name_processor, pick_device
 from geoscale.models.opening import load_model
 from geoscale.models.runtimes import Candidate, ModelSettings, list_candidates
 from geoscale.models.versions import find_differences, handshake
@@ -33,6 +33,7 @@ __all__ = [
     "load_model",
     "loads",
     "name_kind",
+    "name_processor",
     "pick_device",
     "resolve_weights",
 ]

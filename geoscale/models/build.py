@@ -67,6 +67,10 @@ def build_module(
         module.take(state, weights)
     else:
         load_strict(module, state, weights)
+    if card.output.layer is not None or card.output.enlarge:
+        from geoscale.models.hidden import open_layer
+
+        return open_layer(module, card)
     return freeze(module)
 
 

@@ -281,13 +281,14 @@ def _in_float64(card: ModelCard, trust_code: bool) -> Callable[[Float], Float] |
     import torch
 
     from geoscale.models.build import build_module
+    from geoscale.models.graph import run_raw
 
     module = build_module(card, path, trust_code=trust_code).double()
 
-    def run(x: Float) -> Any:
+    def run(x: Float) -> Float:
         with torch.inference_mode():
-            out = module(torch.from_numpy(x).double())
-        return (out["out"] if isinstance(out, dict) else out).numpy()
+            found: Float = run_raw(module, torch.from_numpy(x).double(), card).numpy()
+        return found
 
     return run
 

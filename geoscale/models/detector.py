@@ -18,8 +18,8 @@ from geoscale.models.build import build_module
 from geoscale.models.device import make_cuda_repeatable, pick_device
 from geoscale.models.held_detector import Forward, HeldDetector
 from geoscale.models.onnx_predictor import pick_providers
-from geoscale.models.own_thread import call
-from geoscale.models.parts import is_out_of_memory
+from geoscale.models.own_thread import call, call_on
+from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.models.runtimes import ModelSettings, check_patch, is_onnx, pick_batch
 from geoscale.models.torch_predictor import explain_failure
 from geoscale.models.weights import resolve_weights
@@ -133,19 +133,19 @@ def open_torch(
     else:
         call(torch.set_num_threads, count)
         forward = _together(module, card, where)
-    name = where.type
+    name, release = where.type, None
     if where.type == "cuda":
-        name = str(torch.cuda.get_device_name(where))
-    told = {"runtime": "torch", "version": torch.__version__, "threads": count}
+        name, release = str(torch.cuda.get_device_name(where)), torch.cuda.empty_cache
+    told = {
+        "runtime": "torch",
+        "version": torch.__version__,
+        "threads": count,
+        "device": str(where),
+    }
     return HeldDetector(
-        forward,
-        card,
-        batch=batch,
-        device_name=name,
-        model_id=model_id,
-        told=told,
+        forward, card, parts=Parts(batch, name, release), model_id=model_id, told=told,
         parameters=sum(p.numel() for p in module.parameters()) or None,
-    )
+    )  # fmt: skip
 
 
 def _together(module: nn.Module, card: ModelCard, where: torch.device) -> Forward:
@@ -161,7 +161,7 @@ def _together(module: nn.Module, card: ModelCard, where: torch.device) -> Forwar
 
     def _forward(patches: Float) -> Any:
         with _explained(where, patches):
-            return call(_compute, patches) if where.type == "cpu" else _compute(patches)
+            return call_on(str(where), _compute, patches)
 
     return _forward
 
@@ -186,7 +186,7 @@ def _each_alone(
 
         def _forward(patches: Float) -> Any:
             with _explained(where, patches):
-                return [_compute(patch) for patch in patches]
+                return [call_on(str(where), _compute, patch) for patch in patches]
 
         return _forward
     pool = ThreadPoolExecutor(
@@ -291,7 +291,7 @@ def open_onnx(
         raise CardError(
             f"ONNX file of `{card.name}` has {len(ports)} inputs; one is supported"
         )
-    fixed = ports[0].shape[0]
+    fixed = ports[0].shape[0] if isinstance(ports[0].shape[0], int) else None
 
     def _forward(patches: Float) -> Any:
         try:
@@ -310,11 +310,11 @@ def open_onnx(
         "version": ort.__version__,
         "threads": options.intra_op_num_threads,
     }
+    name = str(session.get_providers()[0])
     return HeldDetector(
         _forward,
         card,
-        batch=fixed if isinstance(fixed, int) else batch,
-        device_name=str(session.get_providers()[0]),
+        parts=Parts(fixed or batch, name, least=fixed or 1),
         model_id=model_id,
         told=told,
     )

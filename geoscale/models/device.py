@@ -140,11 +140,23 @@ def make_cuda_repeatable() -> None:
     """No TF32, no algorithm search: both change bits between runs or devices."""
     import torch
 
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    # By the old switches first, so that those still answer: inductor reads them, and
+    # torch refuses to tell them once only the new ones were set (pytorch#166387).
+    torch.set_float32_matmul_precision("highest")
     conv: Any = torch.backends.cudnn
-    conv.conv.fp32_precision = "ieee"
+    conv.allow_tf32 = False
+    conv.conv.fp32_precision = conv.rnn.fp32_precision = "ieee"
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+
+
+def uses_tf32() -> bool:
+    """Tell whether float32 on CUDA would be rounded to TF32 in this process."""
+    import torch
+
+    conv: Any = torch.backends.cudnn
+    parts = (torch.backends.cuda.matmul.fp32_precision, conv.conv.fp32_precision)
+    return "tf32" in parts
 
 
 def name_machine(device: str, threads: int | None) -> str:
@@ -159,9 +171,35 @@ def name_machine(device: str, threads: int | None) -> str:
         import torch
 
         if torch.cuda.is_available():
-            number = int(device.partition(":")[2] or 0)
-            return str(torch.cuda.get_device_name(number))
+            return name_processor(device)
     return f"{_cpu_name()}, {threads or allowed_cpus()} threads"
+
+
+def name_processor(device: str) -> str:
+    """Name the GPU or the CPU that a device is; last bits of a map hang on it.
+
+    Parameters
+    ----------
+    device : str
+        As for `pick_device`.
+
+    Returns
+    -------
+    str
+        As its driver or the system names it.
+
+    Raises
+    ------
+    PlanError
+        If it is absent.
+    """
+    kind = name_kind(device)
+    if kind != "cuda":
+        return kind if kind == "mps" else _cpu_name()
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    return str(torch.cuda.get_device_name(number))
 
 
 def _cpu_name() -> str:

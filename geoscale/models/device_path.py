@@ -4,15 +4,18 @@ The same steps as the engine's on the host, in the same order and in float32: fi
 normalise, cut patches, predict, merge, take the class, round. Imported lazily: it
 imports torch.
 
-On CUDA copies run beside the network, through pinned memory and on a stream of their
-own, so that one block's pixels go up while another is inferred. What is written here
-for CUDA runs on a CPU as well, without streams and pinned memory; that is how it is
-tested.
+On CUDA copies run beside the network, through pinned memory and on two streams of
+their own, so that one block's pixels go up while another is inferred and the layers of
+a third come down. The streams are those of the process: torch keeps freed memory for
+the stream that it was asked on. What is written here for CUDA runs on a CPU as well,
+without streams and pinned memory; most tests do that.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from torch import Tensor
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, GeoscaleError
 from geoscale.models.device_steps import Merged, as_plain, finish, prepare
+from geoscale.models.own_thread import call_on
 from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.models.scores import check_output, say_not_finite
 from geoscale.models.torch_predictor import explain_failure
@@ -107,24 +111,25 @@ class TorchCanvas:
     ) -> None:
         self._network, self._spec = network, spec
         self._cuda = network.device.type == "cuda"
-        self._side: Any = None
+        self._above: Any = None
+        self._below: Any = None
         if self._cuda:
-            self._side = torch.cuda.Stream(network.device)  # type: ignore[no-untyped-call]
+            self._above, self._below = _streams(os.getpid(), network.device)
         self._layers: dict[str, Tensor] = {}
-        with torch.inference_mode(), self._aside():
+        with torch.inference_mode(), _beside(self._above):
             pixels, unsigned = as_plain(data)
             self._channels, self._usable = prepare(
                 self._up(pixels), self._up(valid), spec.pixels, unsigned
             )
-            self._ready = self._mark()
+            self._ready = _mark(self._above)
 
     def usable(self) -> Bool:
         """(y, x) of the core: True where every date holds finite values."""
         here = self._spec.core.within(self._spec.held)
         try:
-            with torch.inference_mode(), self._aside():
+            with torch.inference_mode(), _beside(self._above):
                 host = self._down(self._usable[here])
-                self._wait_for(self._mark())
+                self._wait_for(_mark(self._above))
         except Exception as err:
             raise self._explain(err) from err
         return np.asarray(host.numpy())
@@ -145,8 +150,11 @@ class TorchCanvas:
             False where the device's memory does not do; that is logged.
         """
         try:
-            with torch.inference_mode(), self._on_device():
-                self._run(patches, keep)
+            if self._cuda:
+                # its cache of cuDNN's plans is the one that is filled
+                call_on(str(self._network.device), self._compute, patches, keep)
+            else:
+                self._compute(patches, keep)
             return True
         except _FullError as err:
             reason = str(err)
@@ -188,6 +196,10 @@ class TorchCanvas:
             )
         return layers
 
+    def _compute(self, patches: Sequence[Gives], keep: Bool) -> None:
+        with torch.inference_mode(), self._on_device():
+            self._run(patches, keep)
+
     def _run(self, patches: Sequence[Gives], keep: Bool) -> None:
         if self._cuda:
             torch.cuda.current_stream().wait_event(self._ready)
@@ -205,11 +217,11 @@ class TorchCanvas:
             self._run_group(patches[start : start + size], merged)
         made = finish(merged.finish(), self._up(keep), self._spec)
         made["finite"] = merged.finite
-        if self._side is not None:
-            self._side.wait_stream(torch.cuda.current_stream())
-        with self._aside():
+        if self._below is not None:
+            self._below.wait_stream(torch.cuda.current_stream())
+        with _beside(self._below):
             self._layers = {name: self._down(layer) for name, layer in made.items()}
-            self._ready = self._mark()
+            self._ready = _mark(self._below)
         self._forget()
 
     def _run_group(self, group: Sequence[Gives], merged: Merged) -> None:
@@ -273,14 +285,6 @@ class TorchCanvas:
             return ExitStack()
         return torch.cuda.device(self._network.device)
 
-    def _aside(self) -> AbstractContextManager[object]:
-        """Work on the stream of the copies."""
-        return ExitStack() if self._side is None else torch.cuda.stream(self._side)
-
-    def _mark(self) -> Any:
-        """Event behind everything that the stream of the copies was told."""
-        return None if self._side is None else self._side.record_event()
-
     def _wait_for(self, event: Any) -> None:
         if event is not None:
             event.synchronize()
@@ -298,10 +302,26 @@ class TorchCanvas:
     def _down(self, tensor: Tensor) -> Tensor:
         if not self._cuda:
             return tensor.contiguous()
-        assert self._side is not None
-        tensor.record_stream(self._side)
+        tensor.record_stream(torch.cuda.current_stream())
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return host.copy_(tensor, non_blocking=True)
+
+
+@functools.cache
+def _streams(_process: int, device: torch.device) -> tuple[Any, Any]:
+    """Streams of a process on which pixels go up, and layers come down."""
+    make: Any = torch.cuda.Stream
+    return make(device), make(device)
+
+
+def _beside(stream: Any) -> AbstractContextManager[object]:
+    """Work on a stream of the copies."""
+    return ExitStack() if stream is None else torch.cuda.stream(stream)
+
+
+def _mark(stream: Any) -> Any:
+    """Event behind everything that a stream was told."""
+    return None if stream is None else stream.record_event()
 
 
 class _FullError(Exception):

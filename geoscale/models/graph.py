@@ -38,7 +38,7 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Score patches, (n, channel, y, x) → (n, class, y, x), contiguous."""
-        logits = take_tensor(self._call(x), self._card.output.take)
+        logits = run_raw(self.module, x, self._card)
         if logits.ndim == 2:  # one result for the whole patch
             logits = logits[:, :, None, None]
         # a traced graph has one shape, which was checked before
@@ -55,14 +55,39 @@ class Scores(nn.Module):
             return torch.cat([1 - logits, logits], 1)
         return logits
 
-    def _call(self, x: Tensor) -> Any:
-        """Give both dates to the network in the way that it takes them."""
-        pair, bands = self._card.input.pair, len(self._card.input.bands)
-        if pair == "time-axis":
-            return self.module(torch.unflatten(x, 1, (2, bands)))  # a view, no copy
-        if pair == "two":
-            return self.module(x[:, :bands], x[:, bands:])
-        return self.module(x)
+
+def run_raw(module: nn.Module, x: Tensor, card: ModelCard) -> Tensor:
+    """Give dates to a network in the way that it takes them, and take its logits.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    x : Tensor
+        (n, channel, y, x), of any precision.
+    card : ModelCard
+        Says how dates come, and what of the output counts.
+
+    Returns
+    -------
+    Tensor
+        (n, channel, y, x), or (n, channel) for one result a patch.
+
+    Raises
+    ------
+    CardError
+        If there is no tensor, or a forecast of other steps or bands.
+    """
+    spec = card.input
+    bands = len(spec.bands)
+    if spec.pair == "time-axis":
+        out = module(torch.unflatten(x, 1, (spec.frames, bands)))  # a view, no copy
+    elif spec.pair == "two":
+        out = module(x[:, :bands], x[:, bands:])
+    else:
+        out = module(x)
+    logits = take_tensor(out, card.output.take)
+    return logits if card.output.forecast is None else join_ahead(logits, card)
 
 
 def take_tensor(out: Any, name: str | None = None) -> Tensor:
@@ -107,6 +132,39 @@ def take_tensor(out: Any, name: str | None = None) -> Tensor:
             "or a tuple; wrap it in a module that returns (n, class, y, x)"
         )
     return out
+
+
+def join_ahead(out: Tensor, card: ModelCard) -> Tensor:
+    """Put the steps of a forecast behind each other, as channels.
+
+    Parameters
+    ----------
+    out : Tensor
+        (n, step, band, y, x), or (n, step x band, y, x).
+    card : ModelCard
+        Says how many steps and bands there are.
+
+    Returns
+    -------
+    Tensor
+        (n, step x band, y, x).
+
+    Raises
+    ------
+    CardError
+        If it has other steps or bands.
+    """
+    if out.ndim == 4:
+        return out
+    ahead, bands = card.output.forecast, len(card.output.bands)
+    assert ahead is not None
+    if out.ndim != 5 or out.shape[1:3] != (ahead.steps, bands):
+        raise CardError(
+            f"model `{card.name}` gave shape {tuple(out.shape)}; by its card it gives "
+            f"(n, {ahead.steps}, {bands}, y, x): check `output.forecast.steps` and "
+            "`output.bands`"
+        )
+    return out.flatten(1, 2)
 
 
 def export_onnx(module: nn.Module, shape: tuple[int, int, int, int]) -> bytes:

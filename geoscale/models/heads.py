@@ -1,6 +1,7 @@
 """Heads fitted to labels, as networks: numbers only, no pickle.
 
-A head looks at one pixel: what lies around it is seen by the network before it.
+A head looks at one pixel: what lies around it is seen by the network before it. Only a
+conv head looks around itself (`geoscale.models.conv_head`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch.nn import functional
 
 from geoscale.card import ModelCard
 from geoscale.errors import CardError, WeightsError
-from geoscale.heads import Head
+from geoscale.heads import LEAST, Head
 from geoscale.models.backbones import Backbone
+from geoscale.models.calibration import make_calibration
+from geoscale.models.conv_head import ConvHead
 from geoscale.models.graph import take_tensor
 from geoscale.models.state import load_strict
 
-LEAST = 1e-6
-"""Smallest probability of a forest, whose logarithm must be finite."""
-BODY, HEAD = "body.", "head."
+BODY, HEAD, CALIBRATION = "body.", "head.", "calibration."
 
 
 class Bands(nn.Module):
@@ -211,6 +212,28 @@ class ForestHead(nn.Module):
         return logits.reshape(n, height, width, -1).permute(0, 3, 1, 2)
 
 
+def make_head(head: Head, classes: int) -> nn.Module:
+    """Make a head without its numbers.
+
+    Parameters
+    ----------
+    head : Head
+        What the card says.
+    classes : int
+        Channels of its output.
+
+    Returns
+    -------
+    torch.nn.Module
+        (n, feature, y, x) → (n, class, y, x), logits.
+    """
+    if head.kind == "linear":
+        return LinearHead(head.inputs, classes)
+    if head.kind == "conv":
+        return ConvHead(head.inputs, classes, head.hidden)
+    return ForestHead(classes, head.trees, head.nodes, head.depth)
+
+
 class Headed(nn.Module):
     """A network, and behind it a head that was fitted to labels.
 
@@ -232,15 +255,15 @@ class Headed(nn.Module):
         super().__init__()
         self._take = take
         self.features = Features(body, take, head.with_bands)
-        self.head: nn.Module = (
-            LinearHead(head.inputs, classes)
-            if head.kind == "linear"
-            else ForestHead(classes, head.trees, head.nodes, head.depth)
-        )
+        self.head = make_head(head, classes)
+        spec = head.calibration
+        self.calibration = None if spec is None else make_calibration(spec, classes)
 
     def forward(self, x: Tensor) -> Any:
         """(n, channel, y, x) → (n, class, y, x), logits, as the card takes them."""
         logits = self.head(self.features(x))
+        if self.calibration is not None:
+            logits = self.calibration(logits)
         return logits if self._take is None else {self._take: logits}
 
 
@@ -271,21 +294,31 @@ def add_head(
         If the weights do not fit.
     """
     assert card.output.head is not None
-    left = [k for k in state if not k.startswith((BODY, HEAD))]
+    left = [k for k in state if not k.startswith((BODY, HEAD, CALIBRATION))]
     if left:
         raise WeightsError(
             f"weights {path}: `{left[0]}` belongs neither to the network (`{BODY}`) "
             f"nor to the head (`{HEAD}`); take the file that `geoscale fit` wrote"
         )
     made = Headed(body, card.output.head, len(card.output.classes), card.output.take)
-    inner = {k.removeprefix(BODY): v for k, v in state.items() if k.startswith(BODY)}
+    inner = _inside(state, BODY)
     if isinstance(body, Backbone):
         body.take(inner, path)
     else:
         load_strict(body, inner, path)
-    outer = {k.removeprefix(HEAD): v for k, v in state.items() if k.startswith(HEAD)}
-    load_strict(made.head, outer, path)
+    load_strict(made.head, _inside(state, HEAD), path)
+    if made.calibration is not None:
+        load_strict(made.calibration, _inside(state, CALIBRATION), path)
+    elif _inside(state, CALIBRATION):
+        raise WeightsError(
+            f"weights {path} hold a calibration that the card does not name; take the "
+            "card that `geoscale fit` wrote beside them"
+        )
     return made
+
+
+def _inside(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def give_body(body: nn.Module) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ import numpy as np
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError
 from geoscale.models.decoders import decode_dict, decode_tensor
+from geoscale.models.parts import Parts, is_out_of_memory
 from geoscale.models.ports import probe_shape
-from geoscale.models.scores import check_patches, say_not_finite
+from geoscale.models.scores import check_patches, pad_to, say_not_finite
 from geoscale.objects import Found
 from geoscale.types import Float, Json
 
@@ -28,10 +29,8 @@ class HeldDetector:
         Float32 (n, channel, y, x) → a tensor, or a dict for each patch.
     card : ModelCard
         Of task detection.
-    batch : int
-        Patches per call.
-    device_name : str
-        For logs and locks.
+    parts : Parts
+        Patches per call, the device's name, and what to do where memory runs out.
     model_id : str
         sha256 of the weights.
     told : mapping
@@ -45,16 +44,21 @@ class HeldDetector:
         forward: Forward,
         card: ModelCard,
         *,
-        batch: int,
-        device_name: str,
+        parts: Parts,
         model_id: str,
         told: Mapping[str, Any],
         parameters: int | None = None,
     ) -> None:
         self.parameters = parameters
         self._forward, self._card = forward, card
-        self.batch, self.device_name, self.model_id = batch, device_name, model_id
+        self._parts = parts
+        self.batch, self.device_name, self.model_id = parts.batch, parts.where, model_id
         self._told = dict(told)
+
+    @property
+    def part(self) -> int:
+        """Patches that go through the network at once, after what memory taught."""
+        return self._parts.size
 
     def describe(self) -> Json:
         """Tell what may change the last bits of a result, for provenance."""
@@ -63,6 +67,7 @@ class HeldDetector:
             "device_name": self.device_name,
             "precision": "float32",
             "batch": self.batch,
+            "part": self.part,
             "model_id": self.model_id,
         } | self._told
 
@@ -114,8 +119,27 @@ class HeldDetector:
         CardError
             If what the network gives is not of the card's form.
         BlockError
-            If it fails, or gives NaN.
+            If it fails, gives NaN, or one patch exceeds the memory.
         """
+        check_patches(patches, self._card)
+        while True:
+            try:
+                return self._detect(patches)
+            except Exception as err:
+                if not is_out_of_memory(err):
+                    raise
+                message = str(err).splitlines()[0] if str(err) else repr(err)
+            # outside the except block, whose traceback would keep tensors alive
+            self._parts.halve(patches.shape, message)
+
+    def _detect(self, patches: Float) -> list[Found]:
+        step, found = self._parts.size, list[Found]()
+        for start in range(0, len(patches), step):
+            part = patches[start : start + step]
+            found += self._decode(pad_to(part, step))[: len(part)]
+        return found
+
+    def _decode(self, patches: Float) -> list[Found]:
         raw = self.run(patches)
         if isinstance(raw, list):
             found = [decode_dict(one, self._card) for one in raw]

@@ -28,6 +28,7 @@ _TASKS = {
     "backbone": "similarity-search",
     "detection": "object-detection",
     "regression": "regression",
+    "forecasting": "regression",
     "classification": "scene-classification",
 }
 _SCENES = ("scene-classification", "classification")
@@ -213,14 +214,17 @@ def _describe_input(card: ModelCard) -> Json:
             {"type": "z-score", "mean": m, "stddev": s}
             for m, s in zip(norm.mean, norm.std, strict=True)
         ]
+    shape, dims = [spec.channels], ["bands"]
+    if card.output.forecast is not None and spec.pair == "time-axis":
+        shape, dims = [spec.frames, len(spec.bands)], ["time", "bands"]
     units = f"{spec.units} x {spec.multiply:g}" if spec.multiply != 1 else spec.units
     return {
         "name": "imagery",
         "description": f"{spec.frames} date(s), {units}, before the scaling",
         "bands": list(spec.bands) * spec.frames,
         "input": {
-            "shape": [-1, spec.channels, side, side],
-            "dim_order": ["batch", "bands", "height", "width"],
+            "shape": [-1, *shape, side, side],
+            "dim_order": ["batch", *dims, "height", "width"],
             "data_type": "float32",
         },
         "value_scaling": scaling or None,
@@ -242,7 +246,11 @@ def _describe_output(card: ModelCard, task: str) -> Json:
     if card.output.reduction == "patch":
         shape, dims = shape[:2], []
     kinds = {"backbone": ("features", "embedding"), "regression": ("numbers", "band")}
+    kinds["forecasting"] = kinds["regression"]
     name, axis = kinds.get(card.task, ("scores", "class"))
+    axes, ahead = [axis], card.output.forecast
+    if ahead is not None:
+        shape[1:2], axes = [ahead.steps, len(card.output.bands)], ["time", axis]
     classes = [
         {"value": c.value, "name": c.name, "title": c.title, "color_hint": c.color}
         for c in card.output.classes
@@ -252,7 +260,7 @@ def _describe_output(card: ModelCard, task: str) -> Json:
         "tasks": [task],
         "result": {
             "shape": shape,
-            "dim_order": ["batch", axis, *dims],
+            "dim_order": ["batch", *axes, *dims],
             "data_type": "float32",
         },
         "classification:classes": [

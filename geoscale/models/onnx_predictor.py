@@ -144,7 +144,8 @@ class OnnxPredictor(HeldPredictor):
         return open_canvas(network, spec, data, valid)
 
     def _describe(self) -> Json:
-        return {
+        kind, number = self._torch_device()
+        return ({"device": f"cuda:{number}"} if kind == "cuda" else {}) | {
             "version": require("onnxruntime", extra="onnx").__version__,
             "threads": self._threads,
             "exported": not isinstance(self._network, Path),

@@ -26,6 +26,8 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    # torch tries each plan of cuDNN; where no plan gets its workspace it says this
+    "unable to find an engine to execute this computation",
     "Failed to allocate memory",
     "Available memory of",
     "bad_alloc",
@@ -81,7 +83,8 @@ class Parts:
         """Patches at once, after what memory taught."""
         self.least = least
         """Fewest patches at once."""
-        self._where = where
+        self.where = where
+        """Name of the device."""
         self._release = release
 
     def run(self, patches: Float, run_part: Callable[[Float], Float]) -> Float:
@@ -136,14 +139,14 @@ class Parts:
         if self.size <= self.least:
             raise BlockError(
                 f"one patch of {shape[1:]} float32 (channel, y, x) does not fit into "
-                f"the memory of {self._where}: {message}; use smaller patches, "
+                f"the memory of {self.where}: {message}; use smaller patches, "
                 "precision: bfloat16, or a larger device",
                 phase="predict",
             )
         self.size = (self.size + 1) // 2
         _LOG.warning(
             "out of memory on %s; from now on %d patches at once of a batch of %d",
-            self._where, self.size, self.batch,
+            self.where, self.size, self.batch,
         )  # fmt: skip
 
     def _run(self, patches: Float, run_part: Callable[[Float], Float]) -> Float:

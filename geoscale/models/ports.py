@@ -49,8 +49,8 @@ def check_ports(
     """
     if card.input.pair not in (None, "channels"):
         raise CardError(
-            f"`{card.name}` takes a pair as `{card.input.pair}`, which files of ONNX "
-            "cannot: export it with both dates stacked as channels (`input.pair: "
+            f"`{card.name}` takes its dates as `{card.input.pair}`, which files of "
+            "ONNX cannot: export it with all dates stacked as channels (`input.pair: "
             "channels`), or name its `architecture` and weights"
         )
     if len(inputs) != 1:

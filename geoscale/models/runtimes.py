@@ -14,6 +14,7 @@ from geoscale.card import ModelCard
 from geoscale.errors import CardError, MissingDependencyError, PlanError
 from geoscale.models.build import build_module
 from geoscale.models.device import name_kind, pick_device
+from geoscale.models.dropping import open_dropout
 from geoscale.models.held import Precision
 from geoscale.models.onnx_predictor import OnnxPredictor
 from geoscale.models.openvino_predictor import (
@@ -34,7 +35,7 @@ Runtime = Literal["torch", "compile", "openvino", "onnx"]
 AnyPredictor = TorchPredictor | OnnxPredictor | OpenvinoPredictor
 
 _MAX_BATCH = 64
-_BATCH_PX = {"cpu": 2 * 256 * 256, "cuda": 2048 * 2048, "mps": 1024 * 1024}
+_BATCH_PX = {"cpu": 2 * 256 * 256, "cuda": 2 * 2048 * 2048, "mps": 1024 * 1024}
 
 
 # package → extra of geoscale, by runtime; torch is always there
@@ -69,6 +70,8 @@ class ModelSettings:
     canvas: bool | None = None
     """Whether blocks are kept on the device; default: on CUDA. On a CPU it is good for
     tests only; OpenVINO has none."""
+    drops: bool = False
+    """Whether parts of the network can be left out: Monte Carlo dropout."""
     trust_code: bool = False
     """Allow Python code that the card names outside known packages."""
     expected_sha256: str | None = None
@@ -210,8 +213,6 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
         batch = _even_batch(settings, max(patch), "cpu" if device == "auto" else device)
     network: Path | nn.Module = path
     if not onnx:
-        from geoscale.models.programs import pick_fixed_batch
-
         network = build_module(card, path, trust_code=settings.trust_code)
     more: dict[str, Any] = {"batch": batch, "model_id": sha256}
     predictor: AnyPredictor
@@ -224,8 +225,7 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     else:
         assert not isinstance(network, Path)
         more |= {"device": device, "precision": settings.precision}
-        more["batch"] = pick_fixed_batch(network, batch)
-        predictor = TorchPredictor(network, card, compiled=runtime == "compile", **more)
+        predictor = _open_torch(network, card, settings, runtime, more)
         if settings.threads is not None:
             predictor.set_threads(settings.threads)
     if settings.canvas is not None and not isinstance(predictor, OpenvinoPredictor):
@@ -233,6 +233,22 @@ def _load_predictor(card: ModelCard, settings: ModelSettings) -> AnyPredictor:
     predictor.probe(patch)
     _LOG.info("loaded %s: %s", card.name, predictor.describe())
     return predictor
+
+
+def _open_torch(
+    network: nn.Module,
+    card: ModelCard,
+    settings: ModelSettings,
+    runtime: str,
+    more: dict[str, Any],
+) -> TorchPredictor:
+    from geoscale.models.programs import pick_fixed_batch
+
+    masks = open_dropout(network, card.name) if settings.drops else None
+    more |= {"batch": pick_fixed_batch(network, more["batch"])}
+    made = TorchPredictor(network, card, compiled=runtime == "compile", **more)
+    made.masks = masks
+    return made
 
 
 def _refuse_detector(card: ModelCard) -> None:

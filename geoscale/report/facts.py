@@ -74,6 +74,7 @@ def gather_run(url: str) -> tuple[Json, Run]:
         "task": plan.goal,
         "time": name_day(plan.times[-1]),
         "since": "",
+        "seen": name_day(plan.times[-1]),
         "times": len(plan.times),
         "timing": measure_timing(ledger.sample),
         "gpus": say_after(sum_gpus(ledger.sample)),
@@ -136,6 +137,7 @@ def _describe_making(plan: InferencePlan, final: Json | None) -> dict[str, str]:
         f"merge {chosen.merge}",
         "arithmetic": f"{chosen.precision}, runtime {chosen.runtime}, "
         f"device {facts.get('device', chosen.device)}",
+        "made on": ", ".join(facts.get("processors", [])),
         "workers": str(facts.get("workers") or "this process"),
         "learned": "; ".join(describe_learned(plan)),
         "to be known": "; ".join(plan.notes),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from geoscale.report.levels import Level
 from geoscale.report.picture import PICTURE_PX, Bytes
 from geoscale.tasks.embedding import EMBEDDING
+from geoscale.tasks.forecast import FORECAST
 from geoscale.template import is_categorical
 from geoscale.types import Array, Bool, Layer
 
@@ -33,7 +36,15 @@ def paint_numbers(level: Level, time: int) -> tuple[Bytes, str] | None:
     layers = [one for one in level.template.layers if not is_categorical(one)]
     named = {one.name: one for one in layers}
     if EMBEDDING in named:
-        return _paint_vectors(level, named[EMBEDDING], time)
+        return _paint_vectors(level, named[EMBEDDING], time, (0, 1, 2))
+    if FORECAST in named:
+        layer = named[FORECAST]
+        attrs = dict(layer.attrs)
+        bands = list(attrs["axis_names"])
+        chosen = attrs.get("rgb", range(len(bands))[:3])
+        painted, _ = _paint_vectors(level, layer, time, chosen)
+        said = ", ".join(bands[number] for number in chosen)
+        return painted, f"forecast of {level.template.times[time][:10]}: {said}"
     plain = [one for one in layers if not one.classes]
     return _paint_ramp(level, plain[0], time) if plain else None
 
@@ -56,9 +67,12 @@ def _paint_ramp(level: Level, layer: Layer, time: int) -> tuple[Bytes, str]:
     return _join(colors, valid), f"{said}: {low:.3g} (violet) to {high:.3g} (yellow)"
 
 
-def _paint_vectors(level: Level, layer: Layer, time: int) -> tuple[Bytes, str]:
-    step, count = level.step(PICTURE_PX), min(3, layer.classes)
-    values = level.data[layer.name][time, :count, ::step, ::step].values
+def _paint_vectors(
+    level: Level, layer: Layer, time: int, chosen: Sequence[int]
+) -> tuple[Bytes, str]:
+    numbers = [n for n in chosen if n < layer.classes]
+    step, count = level.step(PICTURE_PX), len(numbers)
+    values = level.data[layer.name][time, numbers, ::step, ::step].values
     fill = layer.fill_value
     valid = (np.isfinite(values) & (values != fill)).all(axis=0)
     colors = []

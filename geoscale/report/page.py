@@ -127,6 +127,7 @@ def gather_facts(url: str) -> Json:
     tiles = _tiles(levels, ledger, run.final, time)
     return facts | {
         "since": name_day(since) if since else "",
+        "seen": name_day(template.forecast_from or plan.times[time]),
         "legend": legend,
         "tiles": [*_changed(plan, legend), *tiles],
         "layers": [layer.name for layer in template.layers],

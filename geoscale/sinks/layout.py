@@ -93,7 +93,8 @@ def _lay_out(spec: str) -> Mapping[str, bytes]:
     codec = ZstdCodec(level=ZSTD_LEVEL, checksum=True)
     for layer in template.layers:
         shape, shard, chunk = cut_shards(template, layer)
-        dims = ("time", "class", "y", "x") if layer.classes else ("time", "y", "x")
+        axis = "band" if template.forecast_from else "class"
+        dims = ("time", axis, "y", "x") if layer.classes else ("time", "y", "x")
         root.create_array(
             layer.name,
             shape=shape,

@@ -22,6 +22,7 @@ from geoscale.sinks.cog import slug, slug_time
 from geoscale.sinks.footprint import footprint
 from geoscale.sinks.layout import load_template
 from geoscale.sinks.repository import has_repository
+from geoscale.sinks.spans import describe_span, read_label
 from geoscale.sinks.stac_facts import add_sources, describe_making, plain
 from geoscale.storage import Folder
 from geoscale.template import OutputTemplate, is_categorical
@@ -40,6 +41,7 @@ EXTENSIONS = {
     )
 }
 """Extensions that the Items declare."""
+_ALWAYS = (EXTENSIONS["projection"], EXTENSIONS["processing"])
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _ZARR = "application/vnd.zarr; version=3"
 _ICECHUNK = "application/vnd.zarr+icechunk"
@@ -103,15 +105,17 @@ def export_stac(
     )
     geometry, bbox = footprint(template.geobox)
     goal = "change" if template.compared else card.task if card else "segmentation"
+    goal = "forecasting" if template.forecast_from else goal
     shared = {**_describe_grid(template), **describe_making(facts, card, goal)}
     for time, label in enumerate(template.times):
+        span, needs = describe_span(template, time)
         item = pystac.Item(
             id=f"{slug(stem)}_{slug_time(label)}",
             geometry=geometry,
             bbox=bbox,
-            datetime=_utc(label),
-            properties={**shared, **_describe_span(template, time)},
-            stac_extensions=[EXTENSIONS["projection"], EXTENSIONS["processing"]],
+            datetime=read_label(label),
+            properties={**shared, **span},
+            stac_extensions=[*_ALWAYS, *needs],
         )
         item.set_self_href(str(out / f"{item.id}.json"))
         _add_assets(item, template, {k: v[time] for k, v in files.items()}, out)
@@ -245,18 +249,6 @@ def _describe_grid(template: OutputTemplate) -> Json:
     }
 
 
-def _describe_span(template: OutputTemplate, time: int) -> Json:
-    """From the earlier date to the later one, where two are compared."""
-    if not template.compared:
-        return {}
-    found = template.compared[time]
-    span = {
-        "start_datetime": _utc(found["from"]).isoformat().replace("+00:00", "Z"),
-        "end_datetime": _utc(found["to"]).isoformat().replace("+00:00", "Z"),
-    }
-    return {**span, **{f"geoscale:{name}": value for name, value in found.items()}}
-
-
 def _add_assets(
     item: Any, template: OutputTemplate, files: Mapping[str, Path], out: Path
 ) -> None:
@@ -347,10 +339,3 @@ def _save(catalog: Any, out: Path) -> Path:
 def _relative(path: Path, out: Path) -> str:
     text = os.path.relpath(path.resolve(), out).replace(os.sep, "/")
     return text if text.startswith("../") else f"./{text}"
-
-
-def _utc(label: str) -> Any:
-    from datetime import UTC
-
-    moment: Any = np.datetime64(label, "us").astype("O")
-    return moment.replace(tzinfo=UTC)

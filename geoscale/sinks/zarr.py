@@ -130,7 +130,8 @@ class ZarrSink:
         core : Window
             Pixels of the block: a whole number of shards, or up to the edge.
         layers : mapping
-            Array per layer, in the layer's dtype, (y, x) or (class, y, x).
+            Array per layer, in the layer's dtype, (y, x) or (class, y, x); of a
+            forecast (step x class, y, x).
 
         Returns
         -------
@@ -155,10 +156,13 @@ class ZarrSink:
         self._check_arrays()
         found = {}
         for layer in self.template.layers:
-            for part, key in self._iter_shards(layer, time, core):
-                rows, columns = part.within(core)
-                data = layers[layer.name][..., rows, columns]
-                found[key] = self._put_shard(folder, key, layer, data)
+            steps = np.split(layers[layer.name], self.template.together)
+            for step, data in enumerate(steps):
+                at = time * len(steps) + step
+                for part, key in self._iter_shards(layer, at, core):
+                    rows, columns = part.within(core)
+                    shard = data[..., rows, columns]
+                    found[key] = self._put_shard(folder, key, layer, shard)
         return found
 
     def fetch_digest(self, key: str) -> str | None:
@@ -177,9 +181,9 @@ class ZarrSink:
                     yield f"{layer.name}/c/{name}"
 
     def place(self, key: str) -> tuple[int, int, int]:
-        """Time step, row and column of the shard that a key names."""
+        """Time step, row and column of the block whose shard a key names."""
         _, _, time, *_, row, column = key.split("/")
-        return int(time), int(row), int(column)
+        return int(time) // self.template.together, int(row), int(column)
 
     def sweep(self, *, older_s: float = 86_400.0) -> list[str]:
         """Delete what killed writers left behind on a local disk.
@@ -258,7 +262,7 @@ class ZarrSink:
 
     def _check_place(self, time: int, core: Window) -> None:
         shape, block = self.template.shape, self.template.block_px
-        count = len(self.template.times)
+        count = len(self.template.times) // self.template.together
         if not 0 <= time < count:
             raise SinkError(f"time step {time} is outside the output's {count} steps")
         if core.is_empty or core not in Window(0, 0, *shape):
@@ -284,6 +288,8 @@ class ZarrSink:
             )
         for name, layer in wanted.items():
             data, shape = layers[name], layer.block_shape(core.shape)
+            if layer.classes:
+                shape = (shape[0] * self.template.together, *shape[1:])
             if data.dtype != np.dtype(layer.dtype) or data.shape != shape:
                 raise SinkError(
                     f"layer `{name}` is {data.dtype} {data.shape}, the output has "

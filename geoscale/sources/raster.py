@@ -24,8 +24,8 @@ from geoscale.sources.listing import Listing, Tables
 from geoscale.sources.missing import Task, tolerate
 from geoscale.sources.mosaic import Layer
 from geoscale.sources.parallel import started
-from geoscale.sources.reading import read_bands
 from geoscale.sources.steps import Step
+from geoscale.sources.strips import cut_rows, join, make_tasks
 from geoscale.sources.survey import Survey
 from geoscale.sources.targets import RESAMPLINGS, Into, Reading, Request, Target
 from geoscale.types import Bool, Ints, Json, Missing, Pixels
@@ -301,8 +301,8 @@ class RasterSource:
         self, layers: Sequence[Layer], window: Window, missing: list[Missing]
     ) -> None:
         """Put the pixels of one item a time step where no earlier item gave any."""
-        access = self.reading.access
-        tasks: list[Task] = []
+        access, tolerant = self.reading.access, self.reading.on_missing == "nodata"
+        reads: list[tuple[Request, Into, tuple[str, tuple[str, ...]]]] = []
         ends = []
         remote = False
         for layer in layers:
@@ -313,17 +313,25 @@ class RasterSource:
             for places, request in self._requests(assets):
                 gains = [found[place] for place in places]
                 into = Into([layer.got[place] for place in places], gains)
-                task: Task = functools.partial(
-                    read_bands, request, window, access, into
-                )
-                if self.reading.on_missing == "nodata":
-                    names = tuple(self._bands[place] for place in places)
-                    task = tolerate(task, item.id, names, missing)
-                tasks.append(task)
-            ends.append(len(tasks))
+                names = tuple(self._bands[place] for place in places)
+                reads.append((request, into, (item.id, names)))
+            ends.append(len(reads))
+        # what is missing is noted once for each file, not for each strip
+        strips = cut_rows(window.height, len(reads), remote=remote or tolerant)
+        tasks: list[Task] = []
+        for request, into, names_of in reads:
+            made = make_tasks(request, window, access, into, strips)
+            tasks += (
+                [tolerate(t, *names_of, missing) for t in made] if tolerant else made
+            )
         with started(tasks, remote=remote) as results:
+            step = len(strips)
+            whole = [
+                join(results[i : i + step], strips, window.shape)
+                for i in range(0, len(results), step)
+            ]
             usable = [
-                layer.find_usable(results[first:end])
+                layer.find_usable(whole[first:end])
                 for layer, first, end in zip(layers, [0, *ends], ends, strict=False)
             ]
         for layer, good in zip(layers, usable, strict=True):

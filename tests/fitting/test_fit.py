@@ -303,7 +303,10 @@ def test_a_column_that_is_not_there(tmp_path, rows):
     ("options", "words"),
     [
         ({"folds": 1}, "folds must be 2 or more"),
-        ({"head": "svm"}, "head `svm` is not known; choose logistic, ridge or forest"),
+        (
+            {"head": "svm"},
+            "head `svm` is not known; choose logistic, ridge, forest or conv",
+        ),
         ({"block_m": 0}, "block_m 0: must be above 0"),
         ({"time": 3}, "time 3: the stack has 1 time steps"),
     ],
@@ -387,6 +390,12 @@ def test_a_cluster_fits_the_same_head(tmp_path, rows):
     assert bare.report != here.report
     fit(tmp_path, labels, card, trust_code=True)
     assert (here.folder / "head.safetensors").read_bytes() == first
+    with gs.connect(2) as client:
+        more = {"head": "conv", "calibrate": "sigmoid", "trust_code": True}
+        one = fit(tmp_path, labels, card, client=client, **more)
+        held = (one.folder / "head.safetensors").read_bytes()
+    fit(tmp_path, labels, card, **more)
+    assert (one.folder / "head.safetensors").read_bytes() == held
 
 
 @pytest.mark.parametrize("block", [32, 64])

@@ -11,7 +11,7 @@ from tests.support.cards import dynamic_world
 pytest.importorskip("sklearn")
 pytest.importorskip("spyndex")
 
-# cultivated land, forest, grassland, artificial surface; shrubland has 11 px in all
+# forest, grassland, shrubland, artificial surface; cultivated land has 11 px in all
 CLASSES = (2, 3, 4, 8)
 
 

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 
 from geoscale.card import ModelCard
-from geoscale.errors import CardError, PlanError
+from geoscale.errors import BlockError, CardError, PlanError
 from geoscale.models.decoders import decode_dict, decode_tensor
 from geoscale.models.detector import load_detector
+from geoscale.models.held_detector import HeldDetector
+from geoscale.models.parts import Parts
 from geoscale.models.runtimes import ModelSettings, load_predictor
-from tests.support.detectors import seeded_dict, squares_card, yolox_dict
+from tests.support.detectors import (
+    bright_squares,
+    find_squares,
+    seeded_dict,
+    squares_card,
+    squares_detector,
+    yolox_dict,
+)
 
 
 def card_of(form, classes=2, **more):
@@ -145,3 +154,42 @@ def test_a_card_with_too_few_classes_fails_before_any_pixel(data_dir):
     plain["output"]["classes"] = plain["output"]["classes"][:5]
     with pytest.raises(CardError, match="yolox with 5 classes"):
         load_detector(ModelCard.from_dict(plain), ModelSettings())
+
+
+def needs_memory(most, seen):
+    """A finder that runs out of memory with more patches than that."""
+
+    def forward(patches):
+        seen.append(len(patches))
+        if len(patches) > most:
+            raise MemoryError
+        return find_squares(patches)
+
+    return forward
+
+
+def test_a_detector_runs_fewer_patches_once_memory_ran_out():
+    card, seen = squares_card(), []
+    rng = np.random.default_rng(1)
+    images = [bright_squares((48, 48), [rng.integers(6, 42, 2)]) for _ in range(11)]
+    patches = np.stack(images)[:, None]
+    held = HeldDetector(
+        needs_memory(3, seen), card, parts=Parts(11, "here"), model_id="0", told={}
+    )
+    want = squares_detector(card, batch=11).detect(patches)
+    found = held.detect(patches)
+    assert seen == [11, 6, 3, 3, 3, 3]
+    assert held.describe()["part"] == held.part == 3
+    assert len(found) == len(want) == 11
+    for one, other in zip(found, want, strict=True):
+        np.testing.assert_array_equal(one.corners, other.corners)
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_where_not_even_the_fewest_patches_fit_it_is_said(least):
+    held = HeldDetector(
+        needs_memory(0, []), squares_card(), parts=Parts(4, "here", least=least),
+        model_id="0", told={},
+    )  # fmt: skip
+    with pytest.raises(BlockError, match="does not fit into the memory of here"):
+        held.detect(np.zeros((4, 1, 48, 48), np.float32))

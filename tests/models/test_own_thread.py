@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from geoscale.models.own_thread import call
+from geoscale.models.own_thread import call, call_on
 from geoscale.models.torch_predictor import TorchPredictor
 
 
@@ -28,6 +28,25 @@ def test_whoever_calls_it_is_one_thread():
 
 def test_a_call_within_a_call_does_not_wait_for_itself():
     assert call(lambda: call(lambda: call(int, "7"))) == 7
+
+
+def test_each_device_has_a_thread_of_its_own_that_stays():
+    """cuDNN's plans are kept by thread: one that comes and goes would plan anew."""
+    seen = []
+
+    def note():
+        seen.append(call_on("cuda:0", threading.get_ident))
+        seen.append(call_on("cuda", threading.get_ident))
+
+    for _ in range(2):
+        thread = threading.Thread(target=note)
+        thread.start()
+        thread.join()
+    assert len(set(seen)) == 1
+    assert call_on("cuda:1", threading.get_ident) != seen[0]
+    assert call(threading.get_ident) != seen[0]
+    inside = call_on("cuda", lambda: call_on("cuda:0", threading.get_ident))
+    assert inside == seen[0]
 
 
 def test_errors_come_home():

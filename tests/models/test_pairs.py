@@ -137,7 +137,7 @@ def test_a_file_that_is_not_what_its_card_says_is_refused(tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(CardError, match=r"gives .* but the card lists 2"):
         run(onnx_card(tmp_path), noise((1, 2, 16, 16)))
-    with pytest.raises(CardError, match="both dates stacked as channels"):
+    with pytest.raises(CardError, match="all dates stacked as channels"):
         run(onnx_card(tmp_path, pair="two", single=True), noise((1, 2, 16, 16)))
 
 

@@ -413,5 +413,7 @@ def test_openvino_out_of_memory_halves_for_good(tmp_path: Path) -> None:
 def test_what_counts_as_out_of_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("any"))
     assert is_out_of_memory(MemoryError())
+    no_workspace = "GET was unable to find an engine to execute this computation"
+    assert is_out_of_memory(RuntimeError(no_workspace))
     assert not is_out_of_memory(ValueError("out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))

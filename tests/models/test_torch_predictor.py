@@ -7,8 +7,8 @@ import pytest
 
 from geoscale.card import ModelCard
 from geoscale.errors import BlockError, CardError, PlanError
-from geoscale.models.device import DeviceLostError
-from geoscale.models.torch_predictor import TorchPredictor
+from geoscale.models.device import DeviceLostError, make_cuda_repeatable, uses_tf32
+from geoscale.models.torch_predictor import TorchPredictor, pick_layout
 from geoscale.types import Predictor
 
 torch = pytest.importorskip("torch")
@@ -278,3 +278,24 @@ def test_threads_and_provenance(tiny_card: ModelCard) -> None:
 def test_a_batch_below_one_is_refused(tiny_card: ModelCard) -> None:
     with pytest.raises(PlanError, match="batch 0 is below 1"):
         TorchPredictor(Pointwise(), tiny_card, batch=0)
+
+
+def test_float32_on_cuda_lies_in_planes_and_all_else_pixel_by_pixel() -> None:
+    assert pick_layout("cuda", "float32") == torch.contiguous_format
+    for device, precision in (("cuda", "bfloat16"), ("cpu", "float32")):
+        assert pick_layout(device, precision) == torch.channels_last
+
+
+def test_torchs_old_switches_still_answer_once_tf32_is_off() -> None:
+    """Inductor reads them; after the new ones alone torch refuses to tell them."""
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        assert uses_tf32()
+        make_cuda_repeatable()
+        assert not uses_tf32()
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert torch.backends.cudnn.allow_tf32 is False
+    finally:
+        torch.backends.cudnn.deterministic = False

@@ -84,7 +84,7 @@ def test_what_refuses_or_may_pass_stays_an_error(
         def fail(*_: Any, kind: str = kind) -> None:
             raise ReadError("said no", kind=kind)
 
-        monkeypatch.setattr("geoscale.sources.raster.read_bands", fail)
+        monkeypatch.setattr("geoscale.sources.strips.read_bands", fail)
         with pytest.raises(ReadError, match="said no"):
             source.read(WHOLE, [0])
 

@@ -14,6 +14,8 @@ from geoscale.sources import open_source
 from geoscale.sources.gdal import COUNTS
 from geoscale.sources.handles import Handle, HandlePool
 from geoscale.sources.parallel import REMOTE_THREADS, count_threads, started
+from geoscale.sources.strips import cut_rows
+from geoscale.sources.tiles import TILES
 from geoscale.windows import Window
 from tests.sources.conftest import coordinates
 
@@ -183,3 +185,60 @@ def test_what_one_band_lacks_leaves_no_pixels_of_the_others(
     got = open_source({"files": names}).read(Window(0, 0, 128, 128), [0])
     assert not got.valid.any()
     assert not got.data.any()
+
+
+@pytest.mark.parametrize("grid", [None, {"crs": "EPSG:32634", "resolution": 12}])
+def test_strips_change_no_pixel(
+    write_tif: Any, monkeypatch: pytest.MonkeyPatch, grid: Any
+) -> None:
+    """More threads than files: each file is read in strips."""
+    pixels = coordinates((1200, 300), "float32")
+    pixels[500:700, 40:90] = 0
+    names = {k: write_tif(f"{k}.tif", pixels + i, nodata=0)
+             for i, k in enumerate("ab")}  # fmt: skip
+    found = []
+    for threads in ("1", "16"):
+        monkeypatch.setenv("GEOSCALE_READ_THREADS", threads)
+        TILES.value.clear()
+        source = open_source({"files": names}, grid=grid)
+        rows, columns = map(int, source.geobox.shape)
+        before = COUNTS.reads
+        # it begins and ends within a tile
+        found.append(source.read(Window(7, 3, rows - 5, columns), [0]))
+        assert COUNTS.reads - before == (2 if threads == "1" else 8)
+    one, other = found
+    assert one.valid.any()
+    assert not one.valid.all()
+    np.testing.assert_array_equal(one.data, other.data)
+    np.testing.assert_array_equal(one.valid, other.valid)
+
+
+def test_a_file_that_ends_within_a_window_of_strips(
+    write_tif: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some strips see nothing of the short file."""
+    long, short = coordinates((1100, 50)), coordinates((600, 50))
+    names = {"a": write_tif("a.tif", long), "b": write_tif("b.tif", short)}
+    source = open_source({"files": names}, bands=["a", "b"])
+    found = []
+    for threads in ("1", "16"):
+        monkeypatch.setenv("GEOSCALE_READ_THREADS", threads)
+        TILES.value.clear()
+        found.append(source.read(Window(0, 0, 1100, 50), [0]))
+    one, other = found
+    assert one.valid[0, :600].all()
+    assert not one.valid[0, 600:].any()
+    np.testing.assert_array_equal(one.data, other.data)
+    np.testing.assert_array_equal(one.valid, other.valid)
+
+
+def test_over_a_network_and_in_low_windows_there_is_one_strip(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GEOSCALE_READ_THREADS", "16")
+    assert cut_rows(2000, 4, remote=True) == [slice(0, 2000)]
+    assert cut_rows(300, 1, remote=False) == [slice(0, 300)]
+    assert cut_rows(2000, 20, remote=False) == [slice(0, 2000)]
+    cut = cut_rows(1999, 4, remote=False)
+    assert len(cut) == 4
+    assert [a.stop for a in cut[:-1]] == [b.start for b in cut[1:]]

@@ -9,6 +9,7 @@ import numpy as np
 
 from geoscale.card import ModelCard
 from geoscale.models.held_detector import HeldDetector
+from geoscale.models.parts import Parts
 
 SIDE = 9
 """Of the squares that `bright_squares` draws and `find_squares` finds, in px."""
@@ -144,8 +145,7 @@ def squares_detector(card: ModelCard, *, batch: int = 3, jitter: float = 0.0):
     return HeldDetector(
         lambda patches: find_squares(patches, jitter=jitter),
         card,
-        batch=batch,
-        device_name="cpu",
+        parts=Parts(batch, "cpu"),
         model_id="0",
         told={},
     )
