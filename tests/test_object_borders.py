@@ -17,7 +17,9 @@ from geoscale.detecting import Detection
 from geoscale.job import parse_job
 from geoscale.report import write_report
 from geoscale.results.objects import export_objects
+from geoscale.sources.aoi import Area
 from geoscale.sources.utm import Zone
+from geoscale.windows import Window
 from tests.support.detectors import SIDE, save_program, squares_card, squares_network
 from tests.support.globe import centres, north_up
 from tests.support.stac_rules import check_item
@@ -254,3 +256,20 @@ def test_what_only_one_zone_saw_beyond_its_border_is_the_others_to_know() -> Non
     keep = Detection(form="yolov8", max_object_px=9, suppression={"method": "none"})
     both = [strip("utm-36n", (5e5, 0.9, True)), strip("utm-36n", (5e5, 0.9, True))]
     assert decide(both, keep).tolist() == [True, True]
+
+
+def test_pixels_a_little_beyond_a_border_are_told_to_the_edge_of_the_grid() -> None:
+    from odc.geo.geobox import GeoBox
+    from pyproj import Transformer
+
+    zone = Zone.parse("utm-36n")
+    assert zone is not None
+    x, y = Transformer.from_crs("EPSG:4326", zone.crs, always_xy=True).transform(36, 10)
+    box = GeoBox((50, 60), north_up(round(x) - 300, round(y) + 250, STEP), zone.crs)
+    west = shapely.box(x - 1e5, y - 1e5, x + 1, y + 1e5)
+    area, window = Area(west, box, zone), Window(0, 0, 50, 60)
+    own, beyond = area.mask(window), area.beyond(window, 4)
+    assert not (own & beyond).any()
+    np.testing.assert_array_equal(own.sum(axis=1), 30)
+    np.testing.assert_array_equal(beyond.sum(axis=1), 4)
+    assert not Area(west, box).beyond(window, 4).any()

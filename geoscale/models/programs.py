@@ -6,6 +6,7 @@ need the trust that Python files need.
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,12 @@ def load_program(card: ModelCard, path: Path, *, trust_code: bool = False) -> nn
         if kind == "pt2":
             program = torch.export.load(path)
             return Program(program.module(), _find_batch(program))
-        network = torch.jit.load(  # type: ignore[no-untyped-call]
-            str(path), map_location="cpu"
-        )
+        with warnings.catch_warnings():
+            # torch tells of its own plans, which whoever runs the file cannot change
+            warnings.simplefilter("ignore", FutureWarning)
+            network = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu"
+            )
         return Program(network.eval())
     except Exception as err:
         # whatever the two raise: their readers have no errors of their own
