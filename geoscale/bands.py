@@ -247,7 +247,7 @@ def _match_one(name: str, offered: Sequence[Band], sensor: str | None) -> int:
     if common in commons and common is not None:
         return commons.index(common)
     pair = {"nir": "nir08", "nir08": "nir"}.get(common or "")
-    if pair in commons and common not in commons:
+    if pair is not None and pair in commons and common not in commons:
         return commons.index(pair)
     near = difflib.get_close_matches(
         name, [*keys, *(c for c in commons if c)], n=1, cutoff=0.5

@@ -52,13 +52,20 @@ class Chooser:
         tuple of str or None
             None where it lacks a band; `check` says so at the end.
         """
-        if all(band in item.assets for band in self._bands):
+        if self._is_unnamed(item):
+            raise SourceError(
+                f"{item.id}: the file names none of its {len(item.assets)} bands, and "
+                f"{', '.join(map(shorten, self._bands[:4]))} of {self._sensor} are "
+                "asked for; say in file order what they are, `imagery.band_names: "
+                "[…]`, or `imagery.sensor` if it holds all bands of the sensor"
+            )
+        if self._by_key(item) and all(band in item.assets for band in self._bands):
             return self._bands
         # items of one collection are alike: most are looked up
         what = tuple(
             (key, a.name, a.common_name, a.spectral) for key, a in item.assets.items()
         )
-        known = (item.sensor, what)
+        known = (item.sensor, item.is_numbered, what)
         if known not in self._known:
             self._known[known] = self._find(item)
         found = self._known[known]
@@ -104,12 +111,26 @@ class Chooser:
                 return err
         return tuple(row)
 
+    def _by_key(self, item: Item) -> bool:
+        """Whether a key is a name: ``B4`` of a file that names none is its fourth."""
+        return self._sensor is None or not item.is_numbered
+
+    def _is_unnamed(self, item: Item) -> bool:
+        """Whether nobody can know which of its bands are meant: colours alone tell."""
+        if self._by_key(item):
+            return False
+        told = {asset.common_name for asset in item.assets.values()} - {None}
+        wanted = {common_name(band, self._sensor) for band in self._bands}
+        return not wanted <= told
+
     def _find_key(self, item: Item, band: str) -> str:
-        if band in item.assets:
+        if self._by_key(item) and band in item.assets:
             return band
         offered = item.offered()
         wanted, sensor = band, self._sensor
-        if sensor is not None and item.sensor not in (None, sensor):
+        if sensor is not None and (
+            item.is_numbered or item.sensor not in (None, sensor)
+        ):
             # B5 of one sensor is not B5 of another; their common name is shared
             wanted = common_name(band, sensor) or band
         numbers = match_bands([wanted], offered, sensor=sensor or item.sensor)

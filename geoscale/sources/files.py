@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import os
 import re
@@ -22,6 +23,7 @@ from geoscale.words import redact, shorten
 _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:T?(\d{6}))?(?!\d)"
 )
+_COLORS = ("red", "green", "blue")
 _BAND = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 
 LARGE_STRIP_PX = 2_000_000
@@ -100,11 +102,16 @@ def _item_of_file(path: str, band_names: Sequence[str] | None, access: Access) -
             f"{where} has {count} bands, imagery.band_names has {len(band_names)}; "
             "give one name for each"
         )
-    named = band_names or _own_names(header["descriptions"])
-    sensor = _sensor(path, named)
+    own = None if band_names else _own_names(header["descriptions"])
+    named = band_names or own or [f"B{i + 1}" for i in range(count)]
+    # numbers are no names: the second of four bands of Sentinel-2 is seldom its B2
+    is_numbered = not band_names and own is None
+    sensor = None if is_numbered else _sensor(path, named)
     assets = {
         name: _asset(path, header, i, name, sensor) for i, name in enumerate(named)
     }
+    if is_numbered:
+        assets = _add_colors(assets, header["colors"])
     when = _date(header, path)
     return Item(
         id=os.path.splitext(os.path.basename(strip_signature(path).partition("?")[0]))[
@@ -114,7 +121,20 @@ def _item_of_file(path: str, band_names: Sequence[str] | None, access: Access) -
         assets=assets,
         platform=_sensor(path, list(assets)),
         footprint=_lonlat_ring(header),
+        is_numbered=is_numbered,
     )
+
+
+def _add_colors(assets: dict[str, Asset], colors: Sequence[str]) -> dict[str, Asset]:
+    """Say which bands are red, green and blue, if the file does (photometric RGB)."""
+    if any(colors.count(color) != 1 for color in _COLORS):
+        return assets
+    return {
+        name: dataclasses.replace(asset, common_name=color)
+        if color in _COLORS
+        else asset
+        for (name, asset), color in zip(assets.items(), colors, strict=True)
+    }
 
 
 def _item_of_bands(files: Mapping[str, str], access: Access) -> Item:
@@ -218,6 +238,7 @@ def _header(handle: Handle) -> dict[str, Any]:
     return {
         "count": dataset.count,
         "descriptions": dataset.descriptions,
+        "colors": [color.name for color in dataset.colorinterp],
         "crs": normalise_crs(dataset.crs.to_wkt()) if dataset.crs else None,
         "is_identity": dataset.transform.is_identity,
         "transform": tuple(float(v) + 0.0 for v in tuple(dataset.transform)[:6]),
@@ -231,12 +252,12 @@ def _header(handle: Handle) -> dict[str, Any]:
     }
 
 
-def _own_names(descriptions: Sequence[str | None]) -> list[str]:
+def _own_names(descriptions: Sequence[str | None]) -> list[str] | None:
     plain = [(text or "").strip() for text in descriptions]
     usable = all(_BAND.match(text) for text in plain)
     if usable and len(set(plain)) == len(plain):
         return plain
-    return [f"B{i}" for i in range(1, len(plain) + 1)]
+    return None
 
 
 def _date(header: Mapping[str, Any], path: str) -> datetime | None:

@@ -88,6 +88,9 @@ class Item:
     """Whether the provider says that the offset is already in the pixels."""
     cloud_cover: float | None = None
     """Percent of it that is cloud, or None; not kept with a source."""
+    is_numbered: bool = False
+    """Whether its file names no band, so that ``B4`` is the fourth, whatever it shows;
+    not kept with a source."""
 
     @property
     def sensor(self) -> str | None:
@@ -134,7 +137,7 @@ def _without_defaults(value: Item | Asset) -> dict[str, Any]:
     return found
 
 
-_NOT_KEPT = ("assets", "cloud_cover")
+_NOT_KEPT = ("assets", "cloud_cover", "is_numbered")
 # asked for a million times
 _FIELDS: dict[type[Any], list[tuple[str, Any]]] = {
     kind: [

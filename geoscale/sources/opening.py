@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from geoscale.types import Json, Source
 
     AnySource = RasterSource | ArraySource | CompositeSource | ShiftedSource
+
+_LOG = logging.getLogger(__name__)
 
 
 def open_source(
@@ -356,6 +359,8 @@ def _with_sensor(item: Item, sensor: str) -> Item:
             f"imagery.sensor `{sensor}` is not known{suggest(sensor, SENSORS)}; "
             f"known are {', '.join(SENSORS)}"
         )
+    if item.is_numbered:
+        item = name_numbered(item, sensor)
     assets = {
         key: dataclasses.replace(
             asset,
@@ -364,6 +369,47 @@ def _with_sensor(item: Item, sensor: str) -> Item:
         for key, asset in item.assets.items()
     }
     return dataclasses.replace(item, assets=assets, platform=item.platform or sensor)
+
+
+def name_numbered(item: Item, sensor: str) -> Item:
+    """Name the bands of a file that names none, where it holds all of a sensor.
+
+    Parameters
+    ----------
+    item : Item
+        Of one file, its bands in file order.
+    sensor : str
+        Key of `geoscale.bands.SENSORS`.
+
+    Returns
+    -------
+    Item
+        With the sensor's names.
+
+    Raises
+    ------
+    SourceError
+        If it holds fewer or more: which they are, nobody can know.
+    """
+    from geoscale.bands import SENSORS
+
+    names, assets = list(SENSORS[sensor]), list(item.assets.values())
+    if len(assets) != len(names):
+        raise SourceError(
+            f"{item.id}: the file names none of its {len(assets)} bands, and {sensor} "
+            f"has {len(names)}; say in file order what they are, "
+            f"`imagery.band_names: [{names[1]}, {names[2]}, …]`, or leave out the "
+            "sensor and choose by number, `imagery.bands: [B1, …]`"
+        )
+    _LOG.warning(
+        "%s names no band; its %d bands are taken for all of %s in order, %s to %s",
+        item.id, len(names), sensor, names[0], names[-1],
+    )  # fmt: skip
+    named = {
+        name: dataclasses.replace(asset, name=name)
+        for name, asset in zip(names, assets, strict=True)
+    }
+    return dataclasses.replace(item, assets=named, is_numbered=False)
 
 
 def _all_bands(items: Sequence[Item]) -> list[str]:
