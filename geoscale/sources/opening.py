@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from geoscale.sources.fields import normalise_crs, parse_datetime
 from geoscale.sources.grid import choose_grid
 from geoscale.sources.items import Item, sort_items
 from geoscale.sources.listing import Tables
+from geoscale.sources.naming import with_sensor
 from geoscale.sources.raster import RasterSource
 from geoscale.sources.settings import Grid, Imagery, parse_grid, parse_imagery
 from geoscale.sources.survey import Survey
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from geoscale.types import Json, Source
 
     AnySource = RasterSource | ArraySource | CompositeSource | ShiftedSource
-
-_LOG = logging.getLogger(__name__)
 
 
 def open_source(
@@ -242,7 +240,7 @@ def iter_items(asked: Imagery, where: Grid) -> Iterator[Item]:
 
         found = load_items(asked.items)
     for item in found:
-        yield item if asked.sensor is None else _with_sensor(item, asked.sensor)
+        yield item if asked.sensor is None else with_sensor(item, asked.sensor)
 
 
 def source_of(plan: InferencePlan) -> Source:
@@ -348,68 +346,6 @@ def _dated(items: Sequence[Item], times: Sequence[str] | None) -> list[Item]:
         )
         for item, text in zip(items, times, strict=True)
     ]
-
-
-def _with_sensor(item: Item, sensor: str) -> Item:
-    from geoscale.bands import SENSORS, common_name
-    from geoscale.words import suggest
-
-    if sensor not in SENSORS:
-        raise SourceError(
-            f"imagery.sensor `{sensor}` is not known{suggest(sensor, SENSORS)}; "
-            f"known are {', '.join(SENSORS)}"
-        )
-    if item.is_numbered:
-        item = name_numbered(item, sensor)
-    assets = {
-        key: dataclasses.replace(
-            asset,
-            common_name=asset.common_name or common_name(asset.name or key, sensor),
-        )
-        for key, asset in item.assets.items()
-    }
-    return dataclasses.replace(item, assets=assets, platform=item.platform or sensor)
-
-
-def name_numbered(item: Item, sensor: str) -> Item:
-    """Name the bands of a file that names none, where it holds all of a sensor.
-
-    Parameters
-    ----------
-    item : Item
-        Of one file, its bands in file order.
-    sensor : str
-        Key of `geoscale.bands.SENSORS`.
-
-    Returns
-    -------
-    Item
-        With the sensor's names.
-
-    Raises
-    ------
-    SourceError
-        If it holds fewer or more: which they are, nobody can know.
-    """
-    from geoscale.bands import SENSORS
-
-    names, assets = list(SENSORS[sensor]), list(item.assets.values())
-    if len(assets) != len(names):
-        raise SourceError(
-            f"{item.id}: the file names none of its {len(assets)} bands, and {sensor} "
-            f"has {len(names)}; say in file order what they are, "
-            f"`imagery.band_names: [{names[1]}, {names[2]}, …]`, or leave out the "
-            "sensor and choose by number, `imagery.bands: [B1, …]`"
-        )
-    _LOG.warning(
-        "%s names no band; its %d bands are taken for all of %s in order, %s to %s",
-        item.id, len(names), sensor, names[0], names[-1],
-    )  # fmt: skip
-    named = {
-        name: dataclasses.replace(asset, name=name)
-        for name, asset in zip(names, assets, strict=True)
-    }
-    return dataclasses.replace(item, assets=named, is_numbered=False)
 
 
 def _all_bands(items: Sequence[Item]) -> list[str]:
