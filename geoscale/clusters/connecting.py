@@ -6,7 +6,7 @@ Whatever the profile, Dask runs with the same safe settings (`DASK_SETTINGS`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,14 @@ from geoscale.clusters.allocation import start_allocation
 from geoscale.clusters.batch import BatchProfile
 from geoscale.clusters.gateway import start_gateway
 from geoscale.clusters.jobqueue import start_jobs
+from geoscale.clusters.kubernetes import start_kubernetes
 from geoscale.clusters.local import start_local, start_local_gpu
-from geoscale.clusters.others import GatewayProfile, LocalGpuProfile, SSHProfile
+from geoscale.clusters.others import (
+    GatewayProfile,
+    KubernetesProfile,
+    LocalGpuProfile,
+    SSHProfile,
+)
 from geoscale.clusters.profiles import (
     LocalProfile,
     Profile,
@@ -92,23 +98,19 @@ def connect(
 
 
 def _open(profile: Profile, threads: int) -> AbstractContextManager[Client]:
-    if isinstance(profile, LocalProfile):
-        return start_local(profile, threads)
-    if isinstance(profile, LocalGpuProfile):
-        return start_local_gpu(profile, threads)
     if isinstance(profile, SchedulerProfile):
         return _join(profile)
-    if isinstance(profile, BatchProfile):
-        return _start_batch(profile, threads)
     if isinstance(profile, GatewayProfile):
         return start_gateway(profile)
-    if isinstance(profile, SSHProfile):
-        return start_ssh(profile, threads)
-    raise JobError(
-        f"clusters of type `{profile.type}` are checked, and started by a later "
-        "version; start one yourself and give its scheduler: `type: scheduler`, "
-        "`address: tcp://…`"
-    )
+    if isinstance(profile, BatchProfile):
+        return _start_batch(profile, threads)
+    starts: dict[type, Callable[[Any, int], AbstractContextManager[Client]]] = {
+        LocalProfile: start_local,
+        LocalGpuProfile: start_local_gpu,
+        SSHProfile: start_ssh,
+        KubernetesProfile: start_kubernetes,
+    }
+    return starts[type(profile)](profile, threads)
 
 
 def _start_batch(profile: BatchProfile, threads: int) -> AbstractContextManager[Client]:

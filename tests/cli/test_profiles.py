@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
+import yaml
 
 from geoscale.clusters import BatchProfile, connect, find_shipped, load_profile
+from geoscale.clusters.kubernetes import make_spec
 from geoscale.durations import parse_duration
-from geoscale.errors import JobError
+from geoscale.errors import JobError, MissingDependencyError
 from tests.cli.conftest import ROOT, geoscale
 
 KNOWN = ("local", "local-gpu", "slurm", "pbs", "lsf", "sge", "htcondor", "ssh",
@@ -81,10 +87,57 @@ def test_walltimes_are_read_as_batch_systems_write_them():
         parse_duration("1:2:3", "walltime")
 
 
-def test_what_cannot_be_started_yet_says_what_to_do():
+def test_kubernetes_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask_kubernetes", None)
     cluster = connect(find_shipped("kubernetes"))
-    with pytest.raises(JobError, match=r"later version; start one yourself"), cluster:
+    with (
+        pytest.raises(MissingDependencyError, match=r"geoscale\[kubernetes\]"),
+        cluster,
+    ):
         pass
+
+
+def test_a_cluster_of_the_operator_is_described_by_its_own_schema():
+    """Against the resource definition in dask-kubernetes; nothing of it is imported."""
+    jsonschema = pytest.importorskip("jsonschema")
+    found = importlib.util.find_spec("dask_kubernetes")
+    if found is None or found.origin is None:
+        pytest.skip(
+            "the operator's schema comes with dask-kubernetes: pip install --no-deps "
+            "--target DIR dask-kubernetes, and put DIR on PYTHONPATH"
+        )
+    folder = Path(found.origin).parent / "operator" / "deployment" / "helm"
+    (path,) = folder.rglob("crds/daskcluster.yaml")
+    resource = yaml.safe_load(path.read_text())
+    (version,) = resource["spec"]["versions"]
+    schema = close(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    profile = load_profile(find_shipped("kubernetes"))
+    more = profile.model_copy(update={"gpus": 2, "memory": "16GiB"})
+    for one in (profile, more):
+        spec = make_spec(one, "geoscale-x", 2)
+        jsonschema.validate(spec["spec"], schema)
+    assert (spec["kind"], spec["apiVersion"]) == (
+        resource["spec"]["names"]["kind"],
+        f"{resource['spec']['group']}/{version['name']}",
+    )
+    (node,) = spec["spec"]["worker"]["spec"]["containers"]
+    limits = {"cpu": "4", "memory": str(16 * 2**30), "nvidia.com/gpu": "2"}
+    assert node["resources"]["limits"] == limits
+    node["portz"] = []
+    with pytest.raises(jsonschema.ValidationError, match="portz"):
+        jsonschema.validate(spec["spec"], schema)
+
+
+def close(schema):
+    """A server prunes fields that it does not know; here they are mistakes."""
+    if isinstance(schema, list):
+        return [close(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: close(value) for key, value in schema.items()}
+    if isinstance(made.get("properties"), dict) and "type" in made:
+        made.setdefault("additionalProperties", False)
+    return made
 
 
 def test_shapes_that_need_a_job_or_no_client_say_so(monkeypatch):
