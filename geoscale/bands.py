@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from geoscale.errors import CardError
 from geoscale.words import shorten, suggest
 
+BAND_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
+"""What a file or array may call a band; other descriptions are sentences."""
+
 SENSORS: dict[str, dict[str, str]] = {
     "sentinel-2": {
         "B1": "coastal",

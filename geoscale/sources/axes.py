@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoscale.bands import BAND_NAME
 from geoscale.errors import StackError
 from geoscale.sources.fields import (
     Affine6,
@@ -48,6 +49,8 @@ class Planes:
     """Pixel to CRS."""
     shape: tuple[int, int]
     """Rows and columns."""
+    is_numbered: bool = False
+    """Whether bands are only counted: ``B4`` is the fourth, whatever it shows."""
 
 
 def read_planes(
@@ -103,9 +106,11 @@ def read_planes(
     order, times = _order_times(first)
     transform, flips = _find_transform(first, chosen[0])
     arrays = [array.isel({"time": order, **flips}) for array in arrays]
-    names = _name_bands(arrays, isinstance(source, xr.Dataset), band_names)
+    own = _own_names(arrays) if band_names is None else None
+    names = own or _name_bands(arrays, isinstance(source, xr.Dataset), band_names)
     shape = (int(first.sizes["y"]), int(first.sizes["x"]))
-    return Planes(tuple(arrays), names, times, found, transform, shape)
+    counted = band_names is None and own is None and _is_counted(arrays)
+    return Planes(tuple(arrays), names, times, found, transform, shape, counted)
 
 
 def _choose(source: xr.Dataset, variable: str | Sequence[str] | None) -> list[Any]:
@@ -334,6 +339,25 @@ def _transform_hint(array: xr.DataArray) -> Affine6 | None:
     except (ValueError, TypeError):
         return None
     return found if found is not None and found[1] == found[3] == 0 else None
+
+
+def _is_counted(arrays: Sequence[xr.DataArray]) -> bool:
+    """Whether there is one array whose bands are 1, 2, 3 …, or have no label."""
+    if len(arrays) != 1 or arrays[0].sizes["band"] == 1:
+        return False
+    labels = arrays[0].coords.get("band")
+    count = range(1, arrays[0].sizes["band"] + 1)
+    return labels is None or list(labels.values) == list(count)
+
+
+def _own_names(arrays: Sequence[xr.DataArray]) -> tuple[str, ...] | None:
+    """Descriptions of a file's bands, which rioxarray keeps as ``long_name``."""
+    told = arrays[0].attrs.get("long_name")
+    if not _is_counted(arrays) or isinstance(told, str) or told is None:
+        return None
+    names = tuple(str(one).strip() for one in told)
+    fits = len(names) == arrays[0].sizes["band"] == len(set(names))
+    return names if fits and all(map(BAND_NAME.match, names)) else None
 
 
 def _name_bands(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from geoscale.bands import common_name, guess_sensor, normalise_sensor_name
+from geoscale.bands import BAND_NAME, common_name, guess_sensor, normalise_sensor_name
 from geoscale.errors import ReadError, SourceError, StackError
 from geoscale.sources.fields import normalise_crs, parse_datetime
 from geoscale.sources.gdal import read_with_retries
@@ -24,7 +24,6 @@ _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_]?([01]\d)[-_]?([0-3]\d)(?:T?(\d{6}))?(?!\d)"
 )
 _COLORS = ("red", "green", "blue")
-_BAND = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")
 
 LARGE_STRIP_PX = 2_000_000
 """Pixels of a strip beyond which reading a block costs noticeably more."""
@@ -254,7 +253,7 @@ def _header(handle: Handle) -> dict[str, Any]:
 
 def _own_names(descriptions: Sequence[str | None]) -> list[str] | None:
     plain = [(text or "").strip() for text in descriptions]
-    usable = all(_BAND.match(text) for text in plain)
+    usable = all(BAND_NAME.match(text) for text in plain)
     if usable and len(set(plain)) == len(plain):
         return plain
     return None

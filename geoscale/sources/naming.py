@@ -68,22 +68,48 @@ def name_numbered(item: Item, sensor: str) -> Item:
     Raises
     ------
     SourceError
+        As of `list_in_order`.
+    """
+    names = list_in_order(len(item.assets), sensor, item.id)
+    named = {
+        name: dataclasses.replace(asset, name=name)
+        for name, asset in zip(names, item.assets.values(), strict=True)
+    }
+    return dataclasses.replace(item, assets=named, is_numbered=False)
+
+
+def list_in_order(count: int, sensor: str, where: str) -> tuple[str, ...]:
+    """List a sensor's bands in its order, for imagery that holds all and names none.
+
+    Parameters
+    ----------
+    count : int
+        Bands of the imagery.
+    sensor : str
+        Key of `geoscale.bands.SENSORS`.
+    where : str
+        Begins the message.
+
+    Returns
+    -------
+    tuple of str
+        Names; that they were taken is logged.
+
+    Raises
+    ------
+    SourceError
         If it holds fewer or more: which they are, nobody can know.
     """
-    names, assets = list(SENSORS[sensor]), list(item.assets.values())
-    if len(assets) != len(names):
+    names = tuple(SENSORS[sensor])
+    if count != len(names):
         raise SourceError(
-            f"{item.id}: the file names none of its {len(assets)} bands, and {sensor} "
-            f"has {len(names)}; say in file order what they are, "
+            f"{where}: it names none of its {count} bands, and {sensor} has "
+            f"{len(names)}; say in their order what they are, "
             f"`imagery.band_names: [{names[1]}, {names[2]}, …]`, or leave out the "
             "sensor and choose by number, `imagery.bands: [B1, …]`"
         )
     _LOG.warning(
         "%s names no band; its %d bands are taken for all of %s in order, %s to %s",
-        item.id, len(names), sensor, names[0], names[-1],
+        where, count, sensor, names[0], names[-1],
     )  # fmt: skip
-    named = {
-        name: dataclasses.replace(asset, name=name)
-        for name, asset in zip(names, assets, strict=True)
-    }
-    return dataclasses.replace(item, assets=named, is_numbered=False)
+    return names

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoscale.bands import Band, common_name, guess_sensor, match_bands
+from geoscale.bands import SENSORS, Band, common_name, guess_sensor, match_bands
 from geoscale.errors import CardError, SourceError, StackError
 from geoscale.sources.arrays import (
     ArraySource,
@@ -21,9 +22,10 @@ from geoscale.sources.axes import Planes, read_planes
 from geoscale.sources.fields import Affine6, normalise_crs
 from geoscale.sources.grid import choose_grid
 from geoscale.sources.items import Asset, Item
+from geoscale.sources.naming import list_in_order
 from geoscale.sources.settings import Grid, Imagery
 from geoscale.sources.targets import Target
-from geoscale.words import redact
+from geoscale.words import redact, shorten
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -107,6 +109,9 @@ def open_array(
     }
     held = imagery.array if imagery.zarr is None else open_store(imagery.zarr)
     planes = read_planes(held, **options)
+    if planes.is_numbered and imagery.sensor in SENSORS:
+        told = list_in_order(len(planes.bands), imagery.sensor, "the array")
+        planes = dataclasses.replace(planes, bands=told, is_numbered=False)
     target, corner = _place(planes, grid, geobox)
     names = tuple(imagery.bands or bands or planes.bands)
     said = imagery.sensor or guess_sensor(imagery.zarr, str(getattr(held, "name", "")))
@@ -134,6 +139,14 @@ def open_array(
 def _pick(
     names: Sequence[str], planes: Planes, own: str | None, asked: str | None
 ) -> tuple[int, ...]:
+    if planes.is_numbered and asked is not None:
+        raise SourceError(
+            f"the array counts its {len(planes.bands)} bands and does not name them, "
+            f"and {', '.join(map(shorten, names[:4]))} of {asked} are asked for; give "
+            "names: `array.assign_coords(band=[…])`, or `imagery.band_names`"
+        )
+    if planes.is_numbered:
+        own = None  # the second of four is seldom the sensor's B2
     offered = [Band(name, common_name(name, own), name) for name in planes.bands]
     try:
         return tuple(match_bands(names, offered, sensor=asked or own))

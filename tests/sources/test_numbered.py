@@ -7,6 +7,8 @@ import logging
 import numpy as np
 import pytest
 import rasterio
+import rioxarray  # noqa: F401  the accessor
+import xarray as xr
 from rasterio.transform import from_origin
 
 from geoscale.bands import SENSORS
@@ -50,7 +52,7 @@ def test_numbers_are_no_names_of_a_sensor(tmp_path, name):
         assert "imagery.band_names" in str(info.value)
     with pytest.raises(SourceError, match="items lack `red`"):
         read({"files": path}, ["red"])
-    with pytest.raises(SourceError, match="sentinel-2 has 13; say in file order"):
+    with pytest.raises(SourceError, match="sentinel-2 has 13; say in their order"):
         read({"files": path, "sensor": "sentinel-2"}, ["B2"], "sentinel-2")
     named = {"files": path, "band_names": ["B2", "B3", "B4", "B8"]}
     assert read(named, ["B8", "B2"], "sentinel-2") == [4, 1]
@@ -88,3 +90,35 @@ def test_a_file_that_says_its_colours_is_believed(tmp_path, sensor):
     if sensor:
         # by what it shows, not by its number
         assert read({"files": path}, ["B2", "B4"], sensor) == [3, 1]
+
+
+def array(count, **attrs):
+    """An array whose band n holds n everywhere, counted as rioxarray does."""
+    data = np.broadcast_to(np.arange(1, count + 1)[:, None, None], (count, 8, 8))
+    coords = {"band": np.arange(1, count + 1), "y": 10.0 * np.arange(8, 0, -1) - 5,
+              "x": 10.0 * np.arange(8) + 5}  # fmt: skip
+    found = xr.DataArray(data.astype("uint16"), coords, ("band", "y", "x"), attrs=attrs)
+    return found.rio.write_crs("EPSG:32633")
+
+
+def test_arrays_that_count_their_bands_do_not_name_them(caplog):
+    plain = {"array": array(4)}
+    with pytest.raises(SourceError, match="counts its 4 bands and does not name them"):
+        read(plain, ["B2", "B4"], "sentinel-2")
+    with pytest.raises(SourceError, match="band `red` is not in the imagery"):
+        read(plain, ["red"])
+    assert read(plain, ["B4", "B1"]) == [4, 1]
+    assert read({**plain, "bands": ["B4", "B1"]}, ["nir", "red"], "sentinel-2") == [
+        4,
+        1,
+    ]
+    given = {**plain, "band_names": ["B2", "B3", "B4", "B8"]}
+    assert read(given, ["B8", "B4"], "sentinel-2") == [4, 3]
+    told = array(3, long_name=("B04", "B8A", "B11"))
+    assert read({"array": told}, ["B8A", "B4"], "sentinel-2") == [2, 1]
+    labelled = array(4).assign_coords(band=["B2", "B3", "B4", "B8"])
+    assert read({"array": labelled}, ["B8", "B2"], "sentinel-2") == [4, 1]
+    with caplog.at_level(logging.WARNING):
+        whole = {"array": array(13), "sensor": "sentinel-2"}
+        assert read(whole, ["B8A", "B12"], "sentinel-2") == [9, 13]
+    assert "taken for all of sentinel-2" in caplog.text
