@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -40,16 +41,36 @@ def run(options: Options) -> dict[str, Any]:
             compare(name, options.pick_size(SIZES[name]), repeat, folder)
             for name in names
         ]
+        seen = {"commit": before["commit"], "when": before["when"], "repeat": repeat}
+        found = [one | seen for one in found]
+        made = {"context": before, "repeat": repeat, "targets": TARGETS}
+        if options.workloads and (old := load(options)):
+            return made | keep(old, found)
         sizes = (1024, 2048) if options.quick else MEMORY_SIZES
         memory = measure_memory(sizes, before["memory_gb"] * 1e3, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return made | {"workloads": found, "memory": memory | seen}
+
+
+def load(options: Options) -> dict[str, Any]:
+    """What an earlier run found; empty where there was none."""
+    path = options.results / "peers.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def keep(old: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put workloads of this run among those, and the memory, of an earlier one."""
+    seen = {k: old["context"][k] for k in ("commit", "when")}
+    seen["repeat"] = old["repeat"]
+    names = [one["workload"] for one in found]
+    others = [seen | one for one in old["workloads"] if one["workload"] not in names]
+    order = list(SIZES)
     return {
-        "context": before,
-        "repeat": repeat,
-        "targets": TARGETS,
-        "workloads": found,
-        "memory": memory,
+        "workloads": sorted(
+            [*others, *found], key=lambda one: order.index(one["workload"])
+        ),
+        "memory": seen | old["memory"],
     }
 
 

@@ -70,8 +70,9 @@ def peers(result: Result, folder: Path) -> list[str]:
     for found in result.get("workloads", []):
         lines += ["", f"### Peers: {found['workload']}", ""]
         lines.append(
-            f"Scene of {found['size_px']} px, {result['repeat']} runs in turn. "
-            f"Reference of the agreement: {found['reference']}."
+            f"Scene of {found['size_px']} px, {found.get('repeat', result['repeat'])} "
+            f"runs in turn. Reference of the agreement: {found['reference']}. Commit "
+            f"`{str(found.get('commit', result['context']['commit']))[:7]}`."
         )
         rows, how = [], []
         order = sorted(found["rows"], key=lambda r: -r.get("mpx_s", 0))
