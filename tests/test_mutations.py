@@ -25,7 +25,10 @@ def some():
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", some(), ids=lambda m: m.name)
 def test_a_safeguard_that_is_taken_out_is_missed(mutation, tmp_path):
-    assert try_one(mutation, tmp_path).startswith("seen")
+    found = try_one(mutation, tmp_path)
+    if found.startswith("skipped"):
+        pytest.skip(f"its tests need what is not here: {found}")
+    assert found.startswith("seen")
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)

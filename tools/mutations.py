@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_S = 240
+DATA = {"GEOSCALE_TEST_DATA": str(ROOT.parent / "shared" / "data")}
+"""Where tests look for their data by default; a copy of the tree lies elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def try_one(mutation: Mutation, folder: Path) -> str:
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=tree,
-            env=os.environ | {"PYTHONPATH": str(tree)},
+            env=DATA | os.environ | {"PYTHONPATH": str(tree)},
             capture_output=True,
             text=True,
             timeout=LONGEST_S,
@@ -69,6 +71,8 @@ def try_one(mutation: Mutation, folder: Path) -> str:
     if done.returncode == 1:
         return "seen"
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    if "skipped" in last and "passed" not in last:
+        return f"skipped: {last}"
     return f"NOT SEEN: exit {done.returncode}, {last}"
 
 
