@@ -21,7 +21,7 @@ from geoscale.clusters import (
     GatewayProfile,
     JobState,
     ask_cluster,
-    stop_cluster,
+    stop_gateway,
 )
 from geoscale.errors import JobError, OutputError
 from geoscale.storage import Folder
@@ -100,7 +100,7 @@ def cancel(output: str | Path) -> list[str]:
     if jobs[0]["system"] == "gateway":
         if _ask(url, jobs)[jobs[0]["id"]].is_over:
             return []
-        stop_cluster(_find_gateway(url))
+        stop_gateway(_find_gateway(url))
         return [jobs[0]["id"]]
     queue = QUEUES[jobs[0]["system"]]
     if not queue.is_here:

@@ -4,7 +4,7 @@ from geoscale.clusters.asking import ask_scheduler, ask_workers
 from geoscale.clusters.batch import BatchProfile, HTCondorProfile, Shape
 from geoscale.clusters.connecting import DASK_SETTINGS, connect
 from geoscale.clusters.courier import Courier
-from geoscale.clusters.gateway import describe_cluster, leave_cluster
+from geoscale.clusters.gateway import describe_cluster, leave_cluster, stop_gateway
 from geoscale.clusters.jobqueue import check_jobs, find_own_job, write_worker_script
 from geoscale.clusters.local import count_local_workers
 from geoscale.clusters.others import GatewayProfile
@@ -22,7 +22,6 @@ from geoscale.clusters.residence import (
     connect_inside,
     end_cluster,
     send_to_scheduler,
-    stop_cluster,
 )
 from geoscale.clusters.scripts import (
     Kind,
@@ -64,7 +63,7 @@ __all__ = [
     "leave_cluster",
     "load_profile",
     "send_to_scheduler",
-    "stop_cluster",
+    "stop_gateway",
     "write_script",
     "write_submit",
     "write_worker_script",

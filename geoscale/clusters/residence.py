@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from geoscale.clusters.gateway import ask_gateway, stop_gateway
+from geoscale.clusters.gateway import ask_gateway
 from geoscale.clusters.others import GatewayProfile
 from geoscale.clusters.queues import GONE, JobState
 from geoscale.errors import JobError, StoppedError
@@ -142,19 +142,3 @@ def ask_cluster(profile: GatewayProfile) -> JobState:
     if state is None:
         return GONE
     return JobState(state, is_over=state in ("stopped", "stopping", "failed"))
-
-
-def stop_cluster(profile: GatewayProfile) -> None:
-    """End a cluster of a gateway, and the driver in it.
-
-    Parameters
-    ----------
-    profile : GatewayProfile
-        With the cluster's ``name``.
-
-    Raises
-    ------
-    JobError, StoppedError
-        If the gateway refuses, or cannot be reached.
-    """
-    stop_gateway(profile)
